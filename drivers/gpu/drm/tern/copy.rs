@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The copy engines.
+//!
+//! A [`Batch`] collects descriptors, deals them out over all engines and shows each engine its
+//! share with one doorbell. It completes by interrupt; several batches may be in flight.
+
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    new_condvar, new_mutex, new_spinlock,
+    prelude::*,
+    sync::{
+        Arc,
+        CondVar,
+        Mutex,
+        SpinLock, //
+    },
+    time::msecs_to_jiffies,
+};
+
+use crate::{
+    hw,
+    regs::Regs,
+    ring::{
+        FencePool,
+        Ring,
+        Ticket, //
+    },
+};
+
+/// A place in VRAM or in system memory.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    /// Offset into VRAM in bytes.
+    Vram(u64),
+    /// DMA address.
+    System(u64),
+}
+
+impl Place {
+    fn address(self) -> u64 {
+        match self {
+            Place::Vram(offset) => offset,
+            Place::System(addr) => addr,
+        }
+    }
+}
+
+type CopyRing = Pin<KBox<SpinLock<Ring<hw::CopyPacket>>>>;
+
+/// All copy engines of a device.
+#[pin_data]
+pub(crate) struct CopyEngines {
+    regs: Arc<Regs>,
+    rings: KVec<CopyRing>,
+    #[pin]
+    fences: FencePool,
+    #[pin]
+    lock: Mutex<()>,
+    #[pin]
+    done: CondVar,
+}
+
+/// Descriptors that belong together.
+pub(crate) struct Batch {
+    packets: KVec<hw::CopyPacket>,
+    bytes: u64,
+}
+
+impl Batch {
+    /// An empty batch with room for `n` descriptors. May sleep.
+    pub(crate) fn with_capacity(n: usize) -> Result<Self> {
+        Ok(Self {
+            packets: KVec::with_capacity(n, GFP_KERNEL)?,
+            bytes: 0,
+        })
+    }
+
+    /// Bytes that are copied; fills do not count.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Copies `length` bytes. Goes on with the previous copy where both sides follow it.
+    pub(crate) fn copy(&mut self, src: Place, dst: Place, length: u32) -> Result {
+        let mut op = hw::OP_COPY;
+
+        if matches!(src, Place::System(_)) {
+            op |= hw::OP_SRC_SYSTEM;
+        }
+        if matches!(dst, Place::System(_)) {
+            op |= hw::OP_DST_SYSTEM;
+        }
+        self.bytes += u64::from(length);
+        if let Some(last) = self.packets.last_mut() {
+            let end = u64::from(last.length);
+
+            if last.op == op
+                && last.src + end == src.address()
+                && last.dst + end == dst.address()
+                && last.length + length <= hw::MAX_COPY
+            {
+                last.length += length;
+                return Ok(());
+            }
+        }
+        self.push(op, src.address(), dst, length)
+    }
+
+    /// Fills `length` bytes with zeros.
+    pub(crate) fn clear(&mut self, dst: Place, length: u32) -> Result {
+        let op = match dst {
+            Place::Vram(_) => hw::OP_FILL,
+            Place::System(_) => hw::OP_FILL | hw::OP_DST_SYSTEM,
+        };
+
+        if let Some(last) = self.packets.last_mut() {
+            if last.op == op
+                && last.dst + u64::from(last.length) == dst.address()
+                && last.length + length <= hw::MAX_COPY
+            {
+                last.length += length;
+                return Ok(());
+            }
+        }
+        self.push(op, 0, dst, length)
+    }
+
+    fn push(&mut self, op: u32, src: u64, dst: Place, length: u32) -> Result {
+        let packet = hw::CopyPacket {
+            op,
+            length,
+            src,
+            dst: dst.address(),
+            ..Default::default()
+        };
+        Ok(self.packets.push(packet, GFP_KERNEL)?)
+    }
+}
+
+/// A batch that the engines work on.
+///
+/// It must be handed to [`CopyEngines::wait`]: until that returns, the device may access the
+/// memory that the batch names.
+#[must_use]
+pub(crate) struct InFlight {
+    tickets: KVec<Ticket>,
+    failed: Option<Error>,
+}
+
+impl CopyEngines {
+    const LOG2: u32 = 10;
+    /// Milliseconds after which a batch counts as lost.
+    const TIMEOUT_MS: u32 = 10_000;
+
+    /// Allocates the rings and tells the device where they are. May sleep.
+    pub(crate) fn new(
+        dev: &Device<Bound>,
+        regs: Arc<Regs>,
+    ) -> Result<impl PinInit<Self, Error> + use<>> {
+        let engines = regs
+            .read32(hw::REG_COPY_ENGINES)?
+            .clamp(1, hw::MAX_COPY_ENGINES) as usize;
+        let mut rings = KVec::with_capacity(engines, GFP_KERNEL)?;
+
+        for i in 0..engines {
+            let ring = Ring::new(dev, Self::LOG2, hw::DOORBELL_COPY + 8 * i)?;
+
+            ring.program(&regs, hw::REG_COPY_RING + i * hw::RING_STRIDE)?;
+            let ring = KBox::pin_init(new_spinlock!(ring, "tern::CopyRing"), GFP_KERNEL)?;
+            rings.push(ring, GFP_KERNEL)?;
+        }
+        let fences = FencePool::new(dev)?;
+
+        Ok(try_pin_init!(Self {
+            regs,
+            rings,
+            fences <- fences,
+            lock <- new_mutex!((), "tern::CopyEngines::lock"),
+            done <- new_condvar!("tern::CopyEngines::done"),
+        }))
+    }
+
+    /// Number of engines.
+    pub(crate) fn len(&self) -> usize {
+        self.rings.len()
+    }
+
+    /// Starts a batch. May sleep until there is room in the rings.
+    ///
+    /// A batch of one descriptor, such as a whole huge page, is cut in equal parts for all
+    /// engines, so that each works on it.
+    pub(crate) fn start(&self, mut batch: Batch) -> InFlight {
+        let mut flight = InFlight {
+            tickets: KVec::new(),
+            failed: None,
+        };
+
+        if let Err(e) = self
+            .split(&mut batch)
+            .and_then(|()| self.deal(&batch, &mut flight))
+        {
+            flight.failed = Some(e);
+        }
+        flight
+    }
+
+    /// Cuts a single large descriptor into one for each engine.
+    fn split(&self, batch: &mut Batch) -> Result {
+        const PART: u32 = 64 << 10;
+        let n = self.rings.len() as u32;
+
+        let [only] = batch.packets[..] else {
+            return Ok(());
+        };
+        if n == 1 || only.length < n * PART {
+            return Ok(());
+        }
+        let part = (only.length / n).next_multiple_of(4096);
+        batch.packets.clear();
+        for i in 0..n {
+            let at = i * part;
+            let mut packet = only;
+
+            packet.length = part.min(only.length - at);
+            packet.dst += u64::from(at);
+            if packet.op & hw::OP_MASK == hw::OP_COPY {
+                packet.src += u64::from(at);
+            }
+            batch.packets.push(packet, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// Gives each engine one contiguous share, which ends with a fence and an interrupt.
+    fn deal(&self, batch: &Batch, flight: &mut InFlight) -> Result {
+        let share = batch.packets.len().div_ceil(self.rings.len()).max(1);
+
+        flight.tickets.reserve(self.rings.len(), GFP_KERNEL)?;
+        for (packets, ring) in batch.packets.chunks(share).zip(&self.rings) {
+            let ticket = self.wait_for(|| self.fences.take())?;
+            let pushed = self.feed(ring, packets, &ticket);
+
+            // The fence may be in the ring even if the doorbell failed: the slot stays taken
+            // until `wait` sees it or gives up.
+            flight.tickets.push(ticket, GFP_KERNEL)?;
+            pushed?;
+        }
+        Ok(())
+    }
+
+    fn feed(&self, ring: &CopyRing, packets: &[hw::CopyPacket], ticket: &Ticket) -> Result {
+        // A share never exceeds a ring: a block has 512 pages, a ring 1024 entries.
+        let mut ring = self.wait_for(|| {
+            let ring = ring.lock();
+            (ring.room() >= packets.len()).then_some(ring)
+        })?;
+
+        for (i, packet) in packets.iter().enumerate() {
+            let mut packet = *packet;
+
+            if i + 1 == packets.len() {
+                self.fences.attach(ticket, &mut packet, true);
+            }
+            ring.push(packet)?;
+        }
+        ring.submit(&self.regs)
+    }
+
+    /// Waits until all of a batch has been copied. May sleep.
+    ///
+    /// Errors: `EIO` if the device reports one, `ETIMEDOUT` if it does not answer; the contents
+    /// of the destinations are then undefined.
+    pub(crate) fn wait(&self, flight: InFlight) -> Result {
+        let mut result = flight.failed.map_or(Ok(()), Err);
+
+        for ticket in flight.tickets {
+            match self.wait_for(|| self.fences.reached(&ticket)) {
+                Ok(fence) => {
+                    self.fences.give_back(ticket);
+                    if fence.status != hw::COMPLETE_OK {
+                        result = Err(EIO);
+                    }
+                }
+                // The slot is lost with the device.
+                Err(e) => result = Err(e),
+            }
+        }
+        result
+    }
+
+    /// Sleeps until `ready` gives something, looking again at each completion. When that takes too
+    /// long the device is given up.
+    fn wait_for<T>(&self, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
+        let mut left = msecs_to_jiffies(Self::TIMEOUT_MS);
+
+        loop {
+            if let Some(value) = ready() {
+                return Ok(value);
+            }
+            let mut guard = self.lock.lock();
+            // A completion takes the lock before it notifies, so none is missed from here on.
+            if let Some(value) = ready() {
+                return Ok(value);
+            }
+            left = self.done.wait_timeout(&mut guard, left);
+            if left == 0 {
+                self.regs.give_up();
+                return Err(ETIMEDOUT);
+            }
+        }
+    }
+
+    /// Wakes those that wait; called by the interrupt thread.
+    pub(crate) fn interrupt(&self) {
+        let _guard = self.lock.lock();
+        self.done.notify_all();
+    }
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! PCI and DRM registration.
+
+use kernel::{
+    device::{
+        Bound,
+        Core,
+        Device,
+        DeviceContext, //
+    },
+    dma::{
+        Device as _,
+        DmaMask, //
+    },
+    drm::{
+        self,
+        gem,
+        ioctl, //
+    },
+    irq::{
+        Flags,
+        ThreadedRegistration, //
+    },
+    pci::{
+        self,
+        IrqType,
+        IrqTypes,
+        IrqVectorRegistration, //
+    },
+    prelude::*,
+    sync::Arc,
+};
+
+use crate::{
+    file::File,
+    gem::TernObject,
+    gpu::Gpu,
+    hw,
+    irq::{
+        ComputeHandler,
+        CopyHandler,
+        ErrorHandler, //
+    },
+    svm::fault::FaultHandler,
+};
+
+pub(crate) struct TernDriver;
+
+/// The DRM device of this driver.
+pub(crate) type TernDevice<Ctx = drm::Normal> = drm::Device<TernDriver, Ctx>;
+
+/// Ends all use of the device when it is dropped.
+struct ShutDown<'bound> {
+    dev: &'bound Device<Bound>,
+    gpu: Arc<Gpu>,
+}
+
+impl Drop for ShutDown<'_> {
+    fn drop(&mut self) {
+        self.gpu.shut_down(self.dev);
+    }
+}
+
+/// What lives as long as the driver is bound.
+///
+/// Fields are dropped in this order: user space is shut out first, then the device is brought to
+/// rest, for which interrupts are still needed.
+#[pin_data]
+pub(crate) struct Tern<'bound> {
+    registration: drm::Registration<'bound, TernDriver>,
+    shut_down: ShutDown<'bound>,
+    #[pin]
+    fault: ThreadedRegistration<'bound, FaultHandler<'bound>>,
+    #[pin]
+    compute: ThreadedRegistration<'bound, ComputeHandler>,
+    #[pin]
+    copy: ThreadedRegistration<'bound, CopyHandler>,
+    #[pin]
+    error: ThreadedRegistration<'bound, ErrorHandler>,
+    vectors: IrqVectorRegistration<'bound>,
+}
+
+kernel::pci_device_table!(
+    PCI_TABLE,
+    <TernDriver as pci::Driver>::IdInfo,
+    [(
+        pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, hw::PCI_DEVICE as u32),
+        ()
+    )]
+);
+
+impl pci::Driver for TernDriver {
+    type IdInfo = ();
+    type Data<'bound> = Tern<'bound>;
+
+    const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
+
+    fn probe<'bound>(
+        pdev: &'bound pci::Device<Core<'_>>,
+        _info: Option<&'bound Self::IdInfo>,
+    ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
+        pin_init::pin_init_scope(move || {
+            pdev.enable_device_mem()?;
+            pdev.set_master();
+            // SAFETY: Nothing allocates or maps memory for the device yet.
+            unsafe { pdev.dma_set_mask_and_coherent(DmaMask::new::<64>())? };
+            let dev: &'bound Device<Bound> = pdev.as_ref();
+            let (gpu, faults) = Gpu::new(pdev)?;
+            let faults = FaultHandler::new(dev, gpu.clone(), faults)?;
+            let drm = drm::UnregisteredDevice::<Self>::new(pdev, Ok(gpu.clone()))?;
+            let (errors, copies, compute) = (gpu.clone(), gpu.clone(), gpu.clone());
+
+            Ok(try_pin_init!(Tern {
+                vectors: pdev.alloc_irq_vectors(
+                    hw::VECTORS,
+                    hw::VECTORS,
+                    IrqTypes::default().with(IrqType::MsiX),
+                )?,
+                error <- request(
+                    vectors,
+                    hw::VECTOR_ERROR,
+                    c"tern-error",
+                    Ok(ErrorHandler(errors))
+                ),
+                copy <- request(vectors, hw::VECTOR_COPY, c"tern-copy", Ok(CopyHandler(copies))),
+                compute <- request(
+                    vectors,
+                    hw::VECTOR_COMPUTE,
+                    c"tern-compute",
+                    Ok(ComputeHandler(compute))
+                ),
+                fault <- request(vectors, hw::VECTOR_FAULT, c"tern-fault", faults),
+                shut_down: ShutDown { dev, gpu },
+                // SAFETY: It is stored in the driver's data, which is dropped at unbind and never
+                // forgotten.
+                registration: unsafe { drm::Registration::new(dev, drm, (), 0)? },
+            }))
+        })
+    }
+}
+
+/// Requests vector `index` for a handler that runs in a thread.
+fn request<'bound, H: kernel::irq::ThreadedHandler + 'bound>(
+    vectors: &IrqVectorRegistration<'bound>,
+    index: u32,
+    name: &'static CStr,
+    handler: impl PinInit<H, Error> + 'bound,
+) -> impl PinInit<ThreadedRegistration<'bound, H>, Error> + 'bound {
+    // SAFETY: `vectors` is a field of `Tern` that was initialised before the one that this is
+    // for, does not move, and is dropped after it.
+    let vectors: &'bound IrqVectorRegistration<'bound> = unsafe { &*core::ptr::from_ref(vectors) };
+
+    pin_init::pin_init_scope(move || {
+        let request = vectors.index(index as usize)?.into();
+        // SAFETY: The registration is a field of `Tern`, which is never forgotten.
+        Ok(unsafe { ThreadedRegistration::new(request, Flags::TRIGGER_NONE, name, handler) })
+    })
+}
+
+const INFO: drm::DriverInfo = drm::DriverInfo {
+    major: 1,
+    minor: 0,
+    patchlevel: 0,
+    name: c"tern",
+    desc: c"Tern shared-virtual-memory GPU",
+};
+
+#[vtable]
+impl drm::Driver for TernDriver {
+    type Data = Arc<Gpu>;
+    type RegistrationData<'a> = ();
+    type File = File;
+    type Object = gem::Object<TernObject>;
+    type ParentDevice<Ctx: DeviceContext> = pci::Device<Ctx>;
+
+    const INFO: drm::DriverInfo = INFO;
+    const FEAT_RENDER: bool = true;
+    const FEAT_SYNCOBJ: bool = true;
+
+    kernel::declare_drm_ioctls! {
+        (TERN_DEVICE_QUERY, drm_tern_device_query, ioctl::RENDER_ALLOW, File::device_query),
+        (TERN_VM_CREATE, drm_tern_vm_create, ioctl::RENDER_ALLOW, File::vm_create),
+        (TERN_VM_DESTROY, drm_tern_handle, ioctl::RENDER_ALLOW, File::vm_destroy),
+        (TERN_QUEUE_CREATE, drm_tern_queue_create, ioctl::RENDER_ALLOW, File::queue_create),
+        (TERN_QUEUE_DESTROY, drm_tern_handle, ioctl::RENDER_ALLOW, File::queue_destroy),
+        (TERN_SUBMIT, drm_tern_submit, ioctl::RENDER_ALLOW, File::submit),
+        (TERN_RESULT, drm_tern_result, ioctl::RENDER_ALLOW, File::result),
+        (TERN_STATS, drm_tern_stats, ioctl::RENDER_ALLOW, File::stats),
+    }
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Handlers of the interrupts other than the one for faults.
+
+use kernel::{
+    irq::{
+        IrqReturn,
+        ThreadedHandler, //
+    },
+    sync::Arc,
+};
+
+use crate::gpu::Gpu;
+
+/// Copies completed.
+pub(crate) struct CopyHandler(pub(crate) Arc<Gpu>);
+
+impl ThreadedHandler for CopyHandler {
+    fn handle_threaded(&self) -> IrqReturn {
+        self.0.memory.copies.interrupt();
+        IrqReturn::Handled
+    }
+}
+
+/// Dispatches completed.
+pub(crate) struct ComputeHandler(pub(crate) Arc<Gpu>);
+
+impl ThreadedHandler for ComputeHandler {
+    fn handle_threaded(&self) -> IrqReturn {
+        self.0.complete_dispatches();
+        IrqReturn::Handled
+    }
+}
+
+/// The device reports an error.
+pub(crate) struct ErrorHandler(pub(crate) Arc<Gpu>);
+
+impl ThreadedHandler for ErrorHandler {
+    fn handle_threaded(&self) -> IrqReturn {
+        // There is nothing to report of a device that is gone.
+        let _ = self.0.report_errors();
+        IrqReturn::Handled
+    }
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Device-private memory: VRAM as folios of the kernel.
+
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    mm::{
+        folio::{
+            Folio,
+            LockedFolio, //
+        },
+        pagemap::{
+            DevicePagemap,
+            DevicePagemapOps,
+            FaultError,
+            FreedFolio,
+            VmFault, //
+        },
+    },
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc,
+        ArcBorrow, //
+    },
+};
+
+use crate::{
+    copy::{
+        CopyEngines,
+        Place, //
+    },
+    stats::Stats,
+    svm::migrate,
+    vram::Vram, //
+};
+
+/// VRAM as folios.
+pub(crate) type DeviceMemory = DevicePagemap<Memory>;
+
+/// What device memory needs to come and go without an address space.
+#[pin_data]
+pub(crate) struct Memory {
+    dev: ARef<Device>,
+    /// The engines that move it.
+    pub(crate) copies: Arc<CopyEngines>,
+    /// Its allocator.
+    #[pin]
+    pub(crate) vram: Vram,
+}
+
+impl Memory {
+    /// Makes folios of all VRAM. May sleep.
+    pub(crate) fn new(
+        dev: &Device<Bound>,
+        copies: Arc<CopyEngines>,
+        vram_size: u64,
+    ) -> Result<Arc<DeviceMemory>> {
+        let vram = Vram::new(vram_size)?;
+        let pages = usize::try_from(vram_size >> 12)? & !((1 << crate::vram::MAX_ORDER) - 1);
+        let memory = try_pin_init!(Self {
+            dev: dev.into(),
+            copies,
+            vram <- vram,
+        });
+
+        Arc::pin_init(DevicePagemap::new(dev, c"tern", pages, memory), GFP_KERNEL)
+    }
+
+    /// The device, for mappings that last no longer than a copy.
+    pub(crate) fn dev(&self) -> &Device<Bound> {
+        // SAFETY: Copies are only made for faults of the GPU, whose interrupt is freed before the
+        // driver is unbound, and for folios of device memory, all of which are evicted before.
+        unsafe { self.dev.as_bound() }
+    }
+}
+
+/// Allocates a folio of device memory for an address space that counts with `stats`.
+///
+/// `None` if there is no block of that order.
+pub(crate) fn alloc_folio(
+    memory: &DeviceMemory,
+    order: u32,
+    stats: &Arc<Stats>,
+) -> Option<LockedFolio> {
+    let offset = memory.vram.alloc(order as usize)?;
+
+    match memory.init_folio(offset, order, stats.clone()) {
+        Ok(folio) => {
+            stats.resident_bytes.add(4096 << order);
+            Some(folio)
+        }
+        Err(_) => {
+            memory.vram.free(offset, order as usize);
+            None
+        }
+    }
+}
+
+/// Where page `page` of a device folio is in VRAM.
+pub(crate) fn place(memory: &DeviceMemory, folio: &Folio, page: usize) -> Option<Place> {
+    let offset = memory.offset_of(folio)?;
+    Some(Place::Vram(((offset + page) as u64) << 12))
+}
+
+impl DevicePagemapOps for Memory {
+    type FolioData = Arc<Stats>;
+
+    fn folio_free(&self, freed: FreedFolio<Self>) {
+        freed.data.resident_bytes.sub(4096 << freed.order);
+        self.vram.free(freed.offset, freed.order as usize);
+    }
+
+    fn migrate_to_ram(pagemap: &DevicePagemap<Self>, fault: &VmFault) -> Result<(), FaultError> {
+        migrate::to_system(pagemap, fault)
+    }
+
+    fn folio_split(&self, data: ArcBorrow<'_, Stats>, _new_offset: usize) -> Arc<Stats> {
+        data.into()
+    }
+}

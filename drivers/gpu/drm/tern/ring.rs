@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Rings of packets that the device reads, and fences that it writes.
+
+use core::{
+    ptr::{
+        addr_of,
+        addr_of_mut, //
+    },
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    },
+};
+
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::Coherent,
+    new_spinlock,
+    prelude::*,
+    sync::{
+        barrier,
+        SpinLock, //
+    },
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    },
+};
+
+use crate::{
+    hw,
+    regs::Regs, //
+};
+
+/// Wraps a layout of [`hw`], so that the traits for device-shared memory can be implemented.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T>(pub(crate) T);
+
+macro_rules! impl_shared {
+    ($($layout:ident),*) => {$(
+        // SAFETY: The layout has no padding: `hw` declares every byte.
+        unsafe impl AsBytes for Shared<hw::$layout> {}
+        // SAFETY: All members are integers, for which every bit pattern is valid.
+        unsafe impl FromBytes for Shared<hw::$layout> {}
+    )*};
+}
+
+impl_shared!(
+    AddressSpace,
+    ControlPacket,
+    CopyPacket,
+    DispatchPacket,
+    FaultEntry,
+    Fence,
+    QueueContext,
+    Writeback
+);
+
+/// An array that the driver and the device share.
+pub(crate) struct SharedArray<T>(Coherent<[Shared<T>]>)
+where
+    Shared<T>: AsBytes + FromBytes;
+
+impl<T: Copy> SharedArray<T>
+where
+    Shared<T>: AsBytes + FromBytes,
+{
+    /// Allocates `len` elements, all zero. May sleep.
+    pub(crate) fn new(dev: &Device<Bound>, len: usize) -> Result<Self> {
+        Ok(Self(Coherent::zeroed_slice(dev, len, GFP_KERNEL)?))
+    }
+
+    /// Address of element `i` for the device.
+    pub(crate) fn dma_address(&self, i: usize) -> u64 {
+        self.0.dma_address() + (i * size_of::<T>()) as u64
+    }
+
+    /// Pointer to element `i`, valid as long as `self`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such element.
+    fn ptr(&self, i: usize) -> *mut T {
+        assert!(i < self.0.len());
+        self.0.as_mut_ptr().cast::<T>().wrapping_add(i)
+    }
+
+    /// Copies element `i` out. It is whatever the device wrote and must not be trusted.
+    pub(crate) fn read(&self, i: usize) -> T {
+        // SAFETY: `ptr` is valid and aligned; the read is volatile since the device may write at
+        // the same time, and any bit pattern is a valid `T`.
+        unsafe { self.ptr(i).read_volatile() }
+    }
+
+    /// Writes element `i`.
+    pub(crate) fn write(&self, i: usize, value: T) {
+        // SAFETY: As for `read`.
+        unsafe { self.ptr(i).write_volatile(value) }
+    }
+}
+
+impl SharedArray<hw::Fence> {
+    /// The fence in slot `i` if it has reached `value`.
+    fn reached(&self, i: usize, value: u64) -> Option<hw::Fence> {
+        // SAFETY: `ptr` is valid, and so is the address of a member.
+        let now = unsafe { addr_of!((*self.ptr(i)).value).read_volatile() };
+        if now != value {
+            return None;
+        }
+        // The device writes the value last.
+        barrier::dma_mb(barrier::Read);
+        Some(self.read(i))
+    }
+}
+
+/// What the device writes about a ring.
+pub(crate) struct Writeback(SharedArray<hw::Writeback>);
+
+impl Writeback {
+    fn new(dev: &Device<Bound>) -> Result<Self> {
+        Ok(Self(SharedArray::new(dev, 1)?))
+    }
+
+    /// GET of a ring that the device reads, PUT of one that it writes.
+    pub(crate) fn index(&self) -> u64 {
+        // SAFETY: `ptr` is valid, and so is the address of a member.
+        let index = unsafe { addr_of!((*self.0.ptr(0)).index).read_volatile() };
+        barrier::dma_mb(barrier::Read);
+        index
+    }
+
+    /// Address for the device.
+    pub(crate) fn dma_address(&self) -> u64 {
+        self.0.dma_address(0)
+    }
+}
+
+/// A packet of one of the rings.
+pub(crate) trait Packet: Copy {
+    /// Sets the fence and the interrupt that follow when it is done.
+    fn set_fence(&mut self, addr: u64, value: u64, irq: bool);
+}
+
+macro_rules! impl_packet {
+    ($($layout:ident),*) => {$(
+        impl Packet for hw::$layout {
+            fn set_fence(&mut self, addr: u64, value: u64, irq: bool) {
+                self.op |= hw::OP_FENCE | if irq { hw::OP_IRQ } else { 0 };
+                self.fence_addr = addr;
+                self.fence_value = value;
+            }
+        }
+    )*};
+}
+
+impl_packet!(ControlPacket, CopyPacket, DispatchPacket);
+
+/// A ring of packets that the device reads.
+///
+/// # Invariants
+///
+/// `put` minus the device's GET is at most the number of entries.
+pub(crate) struct Ring<P: Packet>
+where
+    Shared<P>: AsBytes + FromBytes,
+{
+    entries: SharedArray<P>,
+    writeback: Writeback,
+    log2: u32,
+    doorbell: usize,
+    put: u64,
+}
+
+impl<P: Packet> Ring<P>
+where
+    Shared<P>: AsBytes + FromBytes,
+{
+    /// Makes a ring of `1 << log2` entries whose PUT is stored in `doorbell`.
+    pub(crate) fn new(dev: &Device<Bound>, log2: u32, doorbell: usize) -> Result<Self> {
+        Ok(Self {
+            // Whole pages, since the device wants the base aligned to 4 KiB.
+            entries: SharedArray::new(dev, (1 << log2).max(4096 / size_of::<P>()))?,
+            writeback: Writeback::new(dev)?,
+            log2,
+            doorbell,
+            put: 0,
+        })
+    }
+
+    /// Tells the device where the ring is, by the block of registers at `block`.
+    pub(crate) fn program(&self, regs: &Regs, block: usize) -> Result {
+        regs.write64(block + hw::RING_BASE, self.base())?;
+        regs.write64(block + hw::RING_WRITEBACK, self.writeback.dma_address())?;
+        regs.write32(block + hw::RING_LOG2, self.log2)
+    }
+
+    /// Address of the entries.
+    pub(crate) fn base(&self) -> u64 {
+        self.entries.dma_address(0)
+    }
+
+    /// The device's part.
+    pub(crate) fn writeback(&self) -> &Writeback {
+        &self.writeback
+    }
+
+    /// log2 of the number of entries.
+    pub(crate) fn log2(&self) -> u32 {
+        self.log2
+    }
+
+    /// Packets that fit now. A GET that makes no sense counts as a full ring.
+    pub(crate) fn room(&self) -> usize {
+        let used = self.put.wrapping_sub(self.writeback.index());
+        (1usize << self.log2).saturating_sub(usize::try_from(used).unwrap_or(usize::MAX))
+    }
+
+    /// Puts a packet in the next entry and returns its index; `EAGAIN` if the ring is full.
+    ///
+    /// The device does not see it before [`Self::submit`].
+    pub(crate) fn push(&mut self, packet: P) -> Result<u64> {
+        if self.room() == 0 {
+            return Err(EAGAIN);
+        }
+        let index = self.put;
+        self.entries
+            .write((index & ((1 << self.log2) - 1)) as usize, packet);
+        // INVARIANT: There was room for one.
+        self.put += 1;
+        Ok(index)
+    }
+
+    /// Shows the device all packets so far.
+    pub(crate) fn submit(&self, regs: &Regs) -> Result {
+        regs.doorbell(self.doorbell, self.put)
+    }
+}
+
+/// A ring that the device writes.
+pub(crate) struct InRing<E: Copy>
+where
+    Shared<E>: AsBytes + FromBytes,
+{
+    entries: SharedArray<E>,
+    writeback: Writeback,
+    log2: u32,
+    doorbell: usize,
+    get: u64,
+}
+
+impl<E: Copy> InRing<E>
+where
+    Shared<E>: AsBytes + FromBytes,
+{
+    /// Makes a ring of `1 << log2` entries whose GET is stored in `doorbell`.
+    pub(crate) fn new(dev: &Device<Bound>, log2: u32, doorbell: usize) -> Result<Self> {
+        Ok(Self {
+            entries: SharedArray::new(dev, (1 << log2).max(4096 / size_of::<E>()))?,
+            writeback: Writeback::new(dev)?,
+            log2,
+            doorbell,
+            get: 0,
+        })
+    }
+
+    /// Tells the device where the ring is, by the block of registers at `block`.
+    pub(crate) fn program(&self, regs: &Regs, block: usize) -> Result {
+        regs.write64(block + hw::RING_BASE, self.entries.dma_address(0))?;
+        regs.write64(block + hw::RING_WRITEBACK, self.writeback.dma_address())?;
+        regs.write32(block + hw::RING_LOG2, self.log2)
+    }
+
+    /// Moves up to `max` entries to `out` and gives their room back to the device.
+    ///
+    /// The entries are what the device wrote and must not be trusted.
+    pub(crate) fn drain(&mut self, regs: &Regs, max: usize, out: &mut KVec<E>) -> Result<usize> {
+        let size = 1u64 << self.log2;
+        // A PUT that makes no sense is cut to one full ring.
+        let new = self
+            .writeback
+            .index()
+            .wrapping_sub(self.get)
+            .min(size)
+            .min(max as u64);
+
+        for _ in 0..new {
+            out.push(
+                self.entries.read((self.get & (size - 1)) as usize),
+                GFP_KERNEL,
+            )?;
+            self.get += 1;
+        }
+        if new > 0 {
+            // The entries are read before the device may write them again.
+            regs.doorbell(self.doorbell, self.get)?;
+        }
+        Ok(new as usize)
+    }
+}
+
+/// Fence slots for packets of which many may be waited for, in any order.
+#[pin_data]
+pub(crate) struct FencePool {
+    slots: SharedArray<hw::Fence>,
+    #[pin]
+    free: SpinLock<KVec<u16>>,
+    next: AtomicU64,
+}
+
+/// A fence that the device will write, or has written.
+///
+/// INVARIANT: Its slot is not in the pool's list of free slots.
+#[must_use]
+pub(crate) struct Ticket {
+    slot: u16,
+    value: u64,
+}
+
+impl FencePool {
+    const SLOTS: u16 = 1024;
+
+    /// Allocates the slots. May sleep.
+    pub(crate) fn new(dev: &Device<Bound>) -> Result<impl PinInit<Self>> {
+        let slots = SharedArray::new(dev, Self::SLOTS.into())?;
+        let mut free = KVec::with_capacity(Self::SLOTS.into(), GFP_KERNEL)?;
+
+        for slot in (0..Self::SLOTS).rev() {
+            free.push(slot, GFP_KERNEL)?;
+        }
+        Ok(pin_init!(Self {
+            slots,
+            free <- new_spinlock!(free, "tern::FencePool"),
+            next: AtomicU64::new(1),
+        }))
+    }
+
+    /// Takes a slot; `None` while all are in use.
+    pub(crate) fn take(&self) -> Option<Ticket> {
+        let slot = self.free.lock().pop()?;
+        let value = self.next.fetch_add(1, Ordering::Relaxed);
+
+        // SAFETY: `ptr` is valid, and so is the address of a member. No packet in flight names
+        // the slot, so the device does not write it.
+        unsafe { addr_of_mut!((*self.slots.ptr(slot.into())).value).write_volatile(0) };
+        Some(Ticket { slot, value })
+    }
+
+    /// Makes `packet` write the ticket's fence.
+    pub(crate) fn attach(&self, ticket: &Ticket, packet: &mut impl Packet, irq: bool) {
+        packet.set_fence(
+            self.slots.dma_address(ticket.slot.into()),
+            ticket.value,
+            irq,
+        );
+    }
+
+    /// The fence if the device has written it.
+    pub(crate) fn reached(&self, ticket: &Ticket) -> Option<hw::Fence> {
+        self.slots.reached(ticket.slot.into(), ticket.value)
+    }
+
+    /// Gives the slot back. The device must be done with it.
+    pub(crate) fn give_back(&self, ticket: Ticket) {
+        // The capacity is there since `new`, so this does not allocate.
+        let _ = self.free.lock().push_within_capacity(ticket.slot);
+    }
+}
+
+/// Fences of a ring whose packets complete one after another, a slot for each entry.
+pub(crate) struct RingFences(SharedArray<hw::Fence>);
+
+impl RingFences {
+    /// Allocates `len` slots, a power of two. May sleep.
+    pub(crate) fn new(dev: &Device<Bound>, len: usize) -> Result<Self> {
+        Ok(Self(SharedArray::new(dev, len)?))
+    }
+
+    fn slot(&self, index: u64) -> usize {
+        (index & (self.0 .0.len() as u64 - 1)) as usize
+    }
+
+    /// Makes the packet with this index in its ring write its fence.
+    pub(crate) fn attach(&self, index: u64, packet: &mut impl Packet) {
+        packet.set_fence(self.0.dma_address(self.slot(index)), index + 1, true);
+    }
+
+    /// The fence of the packet with this index, if the device has written it.
+    pub(crate) fn reached(&self, index: u64) -> Option<hw::Fence> {
+        self.0.reached(self.slot(index), index + 1)
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counters of an address space.
+//!
+//! They outlive it: each folio of device memory holds a reference to the counters of the address
+//! space that moved it there, and to nothing else of it, since folios may outlive the process.
+
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering, //
+};
+
+use kernel::{
+    mm::folio::PMD_ORDER,
+    time::{
+        Instant,
+        Monotonic, //
+    },
+    uapi,
+};
+
+/// A counter.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// Adds the nanoseconds since `start`.
+    pub(crate) fn add_since(&self, start: Instant<Monotonic>) {
+        self.add(start.elapsed().as_nanos().try_into().unwrap_or(0));
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Folios that moved in one direction, by size.
+#[derive(Default)]
+pub(crate) struct Moved {
+    huge: Counter,
+    mid: Counter,
+    small: Counter,
+}
+
+impl Moved {
+    /// Counts one folio.
+    pub(crate) fn count(&self, order: u32) {
+        match order {
+            0 => self.small.add(1),
+            PMD_ORDER => self.huge.add(1),
+            _ => self.mid.add(1),
+        }
+    }
+}
+
+/// See `struct drm_tern_stats` for what each means.
+#[derive(Default)]
+pub(crate) struct Stats {
+    pub(crate) faults: Counter,
+    pub(crate) blocks: Counter,
+    pub(crate) cancels: Counter,
+    pub(crate) cpu_faults: Counter,
+    pub(crate) to_device: Moved,
+    pub(crate) to_system: Moved,
+    pub(crate) mapped_pages: Counter,
+    pub(crate) bytes_to_device: Counter,
+    pub(crate) bytes_to_system: Counter,
+    pub(crate) collect_ns: Counter,
+    pub(crate) copy_ns: Counter,
+    pub(crate) install_ns: Counter,
+    pub(crate) resident_bytes: Counter,
+}
+
+impl Stats {
+    /// Copies all counters to the reply of an ioctl.
+    pub(crate) fn report(&self, out: &mut uapi::drm_tern_stats) {
+        out.faults = self.faults.get();
+        out.blocks = self.blocks.get();
+        out.cancels = self.cancels.get();
+        out.cpu_faults = self.cpu_faults.get();
+        out.to_device_huge = self.to_device.huge.get();
+        out.to_device_mid = self.to_device.mid.get();
+        out.to_device_small = self.to_device.small.get();
+        out.to_system_huge = self.to_system.huge.get();
+        out.to_system_mid = self.to_system.mid.get();
+        out.to_system_small = self.to_system.small.get();
+        out.mapped_pages = self.mapped_pages.get();
+        out.bytes_to_device = self.bytes_to_device.get();
+        out.bytes_to_system = self.bytes_to_system.get();
+        out.collect_ns = self.collect_ns.get();
+        out.copy_ns = self.copy_ns.get();
+        out.install_ns = self.install_ns.get();
+        out.resident_bytes = self.resident_bytes.get();
+    }
+}

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Moving memory between the system and the device.
+
+use core::ops::Range;
+
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::{
+        Attrs,
+        DataDirection,
+        Mapping, //
+    },
+    mm::{
+        folio::{
+            Folio,
+            LockedFolio,
+            PMD_ORDER, //
+        },
+        migrate::{
+            self,
+            Collected,
+            Copy,
+            DeviceRange,
+            Kind,
+            Select,
+            Setup,
+            VmaRange, //
+        },
+        pagemap::{
+            FaultError,
+            Level,
+            VmFault, //
+        },
+        virt::VmaRef,
+        MmapReadGuard, //
+    },
+    prelude::*,
+    sync::Arc,
+    time::{
+        Instant,
+        Monotonic, //
+    },
+};
+
+use crate::{
+    copy::{
+        Batch,
+        InFlight, //
+    },
+    memory::{
+        alloc_folio,
+        place,
+        DeviceMemory, //
+    },
+    mmu::{
+        BLOCK_PAGES,
+        BLOCK_SIZE, //
+    },
+    stats::Stats,
+    svm::block::PageSet, //
+};
+
+const PAGE_SIZE: usize = 4096;
+/// Single pages are moved and holes filled around the one that was hit, in aligned groups.
+pub(crate) const AROUND: usize = 16;
+
+/// Copies under way for one collection.
+///
+/// The mappings stay until the device is done with them.
+struct Copying<'a> {
+    flight: InFlight,
+    bytes: u64,
+    _mappings: KVec<Mapping<&'a Device<Bound>>>,
+}
+
+impl<'a> Copying<'a> {
+    /// Starts to copy, or to clear, every destination of `collected`.
+    fn start<K: Kind>(memory: &'a DeviceMemory, collected: &Collected<'_, K>) -> Result<Self> {
+        let mut batch = Batch::with_capacity(4)?;
+        let mut mappings = KVec::new();
+
+        for copy in collected.copies() {
+            add_copy(memory, &mut batch, &mut mappings, &copy)?;
+        }
+        Ok(Self {
+            bytes: batch.bytes(),
+            flight: memory.copies.start(batch),
+            _mappings: mappings,
+        })
+    }
+
+    /// Waits until the data has arrived; returns the bytes that were copied.
+    ///
+    /// The mappings end here, which is when data in a bounce buffer reaches its page. Where this
+    /// fails, dropping what was collected puts everything back as it was.
+    fn wait(self, memory: &DeviceMemory) -> Result<u64> {
+        memory.copies.wait(self.flight)?;
+        Ok(self.bytes)
+    }
+}
+
+/// Adds one folio to `batch`. Exactly one of its sides is device memory.
+fn add_copy<'a>(
+    memory: &'a DeviceMemory,
+    batch: &mut Batch,
+    mappings: &mut KVec<Mapping<&'a Device<Bound>>>,
+    copy: &Copy<'_>,
+) -> Result {
+    let pages = copy.dst.nr_pages();
+    let length = copy.dst.size() as u32;
+    let mut system = |folio: &Folio, first: usize, direction| -> Result<_> {
+        let range = first..first + pages;
+        let mapping = Mapping::new(memory.dev(), folio, range, direction, Attrs::NONE)?;
+        let place = crate::copy::Place::System(mapping.dma_address());
+
+        mappings.push(mapping, GFP_KERNEL)?;
+        Ok(place)
+    };
+
+    let dst = match place(memory, copy.dst, 0) {
+        Some(place) => place,
+        None => system(copy.dst, 0, DataDirection::FromDevice)?,
+    };
+    let Some((folio, first)) = copy.src else {
+        return batch.clear(dst, length);
+    };
+    let src = match place(memory, folio, first) {
+        Some(place) => place,
+        None => system(folio, first, DataDirection::ToDevice)?,
+    };
+    batch.copy(src, dst, length)
+}
+
+/// A part of a VMA on its way to the device.
+pub(crate) struct ToDevice<'a> {
+    memory: &'a DeviceMemory,
+    stats: &'a Stats,
+    collected: Collected<'a, VmaRange<'a>>,
+    copying: Copying<'a>,
+}
+
+impl<'a> ToDevice<'a> {
+    /// Collects what of `range` can move and starts to copy it. `None` if nothing can.
+    ///
+    /// `range` lies in `vma` and in one block of 2 MiB. Pages that are not there are made on the
+    /// device if one of `wanted` (pages of the block) is in their group, or all of them if a
+    /// whole huge page is possible.
+    pub(crate) fn begin(
+        memory: &'a DeviceMemory,
+        stats: &'a Arc<Stats>,
+        mmap: &'a MmapReadGuard<'_>,
+        vma: &'a VmaRef,
+        range: Range<usize>,
+        wanted: &PageSet,
+        buf: &'a mut migrate::Buffer,
+    ) -> Result<Option<Self>> {
+        let start = Instant::<Monotonic>::now();
+        let whole = range.len() == BLOCK_SIZE && vma.allows_huge_pages();
+        // Before anything is collected, since the core could not fill a whole hole in part.
+        let mut huge = whole
+            .then(|| alloc_folio(memory, PMD_ORDER, stats))
+            .flatten();
+        let mut select = Select::SYSTEM;
+        if huge.is_some() {
+            select = select | Select::COMPOUND;
+        }
+
+        let first = range.start / PAGE_SIZE % BLOCK_PAGES;
+        let mut collected = Setup::new(mmap, vma, range, select)
+            .owner(memory.owner())
+            .collect(buf)?;
+        let mut any = false;
+        for mut entry in collected.entries() {
+            let folio = match (entry.order(), entry.is_hole()) {
+                (0, true) if !wanted.any_in_group(first + entry.index(), AROUND) => None,
+                (0, _) => alloc_folio(memory, 0, stats),
+                (PMD_ORDER, _) => huge.take(),
+                _ => None,
+            };
+            any |= folio.is_some_and(|folio| entry.set(folio).is_ok());
+        }
+        if !any {
+            return Ok(None);
+        }
+        let copying = Copying::start(memory, &collected)?;
+        stats.collect_ns.add_since(start);
+        Ok(Some(Self {
+            memory,
+            stats,
+            collected,
+            copying,
+        }))
+    }
+
+    /// Waits for the copy and puts the pages in place.
+    pub(crate) fn finish(self) -> Result {
+        let Self {
+            memory,
+            stats,
+            collected,
+            copying,
+        } = self;
+
+        finish(
+            memory,
+            collected,
+            copying,
+            |order, bytes| match order {
+                Some(order) => stats.to_device.count(order),
+                None => stats.bytes_to_device.add(bytes),
+            },
+            stats,
+        )
+    }
+}
+
+/// Waits for the copies and puts the destinations in place. `count` is told the order of each
+/// folio that moved, and once, with `None`, the bytes that were copied.
+fn finish<K: Kind>(
+    memory: &DeviceMemory,
+    collected: Collected<'_, K>,
+    copying: Copying<'_>,
+    count: impl Fn(Option<u32>, u64),
+    stats: &Stats,
+) -> Result {
+    let start = Instant::<Monotonic>::now();
+    let bytes = copying.wait(memory)?;
+    stats.copy_ns.add_since(start);
+
+    let start = Instant::<Monotonic>::now();
+    let migrated = collected.pages();
+    for outcome in migrated.outcomes() {
+        if outcome.migrated {
+            count(Some(outcome.dst.order()), 0);
+        }
+    }
+    migrated.finalize();
+    count(None, bytes);
+    stats.install_ns.add_since(start);
+    Ok(())
+}
+
+/// Sets system folios as destinations; whole ones from `huge`, else single pages.
+fn set_system<K: Kind>(
+    collected: &mut Collected<'_, K>,
+    mut huge: Option<LockedFolio>,
+    single: impl Fn(usize) -> Result<LockedFolio>,
+) -> Result {
+    for mut entry in collected.entries() {
+        let index = entry.index();
+
+        if entry.order() == PMD_ORDER {
+            if let Some(folio) = huge.take() {
+                if entry.set(folio).is_ok() {
+                    continue;
+                }
+            }
+        }
+        entry.set_pages(|page| single(index + page))?;
+    }
+    Ok(())
+}
+
+/// Brings memory that the CPU touched back, as a whole huge page where there is one.
+///
+/// Takes no lock but the folio's, so that faults of all processes run side by side.
+pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), FaultError> {
+    let vma = fault.vma();
+    let stats: Arc<Stats> = match memory.folio_data(fault.folio()) {
+        Some(stats) => stats.into(),
+        None => return Err(FaultError::Sigbus),
+    };
+    let start = Instant::<Monotonic>::now();
+    let range = fault_range(fault);
+    let mut buf =
+        migrate::Buffer::new(range.len() / PAGE_SIZE, GFP_KERNEL).map_err(|_| FaultError::Oom)?;
+    let huge = matches!(fault.level(), Level::Pmd)
+        .then(|| Folio::alloc_for_vma(vma, range.start, PMD_ORDER, GFP_TRANSHUGE_LIGHT).ok())
+        .flatten()
+        .map(Folio::lock);
+
+    stats.cpu_faults.add(1);
+    let base = range.start;
+    let mut collected = Setup::for_fault(fault, range, memory.owner())
+        .collect(&mut buf)
+        .map_err(|_| FaultError::Sigbus)?;
+    set_system(&mut collected, huge, |page| {
+        let addr = base + page * PAGE_SIZE;
+        Ok(Folio::lock(Folio::alloc_for_vma(
+            vma,
+            addr,
+            0,
+            GFP_HIGHUSER_MOVABLE,
+        )?))
+    })
+    .map_err(|_| FaultError::Oom)?;
+    let copying = Copying::start(memory, &collected).map_err(|_| FaultError::Oom)?;
+    stats.collect_ns.add_since(start);
+
+    finish(
+        memory,
+        collected,
+        copying,
+        |order, bytes| match order {
+            Some(order) => stats.to_system.count(order),
+            None => stats.bytes_to_system.add(bytes),
+        },
+        &stats,
+    )
+    .map_err(|_| FaultError::Sigbus)
+}
+
+/// What to bring back for a CPU fault.
+fn fault_range(fault: &VmFault) -> Range<usize> {
+    let pages = match fault.level() {
+        Level::Pmd => BLOCK_PAGES,
+        // The core splits a large folio that is mapped by PTEs, which is only safe for a range
+        // of the one page that was hit.
+        Level::Pte if fault.folio().order() > 0 => 1,
+        Level::Pte => AROUND,
+    };
+    let size = pages * PAGE_SIZE;
+    let start = fault.address() & !(size - 1);
+
+    start.max(fault.vma().start())..(start + size).min(fault.vma().end())
+}
+
+/// Brings back all device memory in `range` (page offsets into VRAM), whoever maps it.
+///
+/// For unbind. Returns the number of pages that are still in use, because something else holds
+/// a reference or no memory could be had. May sleep; needs no mmap lock.
+pub(crate) fn evict(memory: &DeviceMemory, range: Range<usize>, stats: &Stats) -> Result<usize> {
+    let mut buf = migrate::Buffer::new(BLOCK_PAGES, GFP_KERNEL)?;
+    let mut left = 0;
+
+    for start in range.clone().step_by(BLOCK_PAGES) {
+        let block = start..(start + BLOCK_PAGES).min(range.end);
+
+        split_if_no_huge_page(memory, start);
+        evict_block(memory, block.clone(), stats, &mut buf)?;
+        left += block
+            .filter(|&offset| memory.try_get(offset).is_some())
+            .count();
+    }
+    Ok(left)
+}
+
+/// The core moves a whole folio only to a whole folio, so one is split first where there is none
+/// in the system.
+fn split_if_no_huge_page(memory: &DeviceMemory, offset: usize) {
+    let Some(folio) = memory.try_get(offset) else {
+        return;
+    };
+    if folio.order() == 0 || Folio::alloc(PMD_ORDER, GFP_TRANSHUGE).is_ok() {
+        return;
+    }
+    // If it cannot be split now it stays, and is counted by the caller.
+    let _ = Folio::lock(folio).split();
+}
+
+fn evict_block(
+    memory: &DeviceMemory,
+    block: Range<usize>,
+    stats: &Stats,
+    buf: &mut migrate::Buffer,
+) -> Result {
+    let mut collected: Collected<'_, DeviceRange<'_>> =
+        migrate::collect_device_range(memory, block, buf)?;
+
+    if collected.is_empty() {
+        return Ok(());
+    }
+    for mut entry in collected.entries() {
+        let order = entry.order();
+        if let Ok(folio) = Folio::alloc(order, GFP_HIGHUSER_MOVABLE) {
+            // A folio that is not taken is freed here.
+            let _ = entry.set(Folio::lock(folio));
+        }
+    }
+    let copying = Copying::start(memory, &collected)?;
+    finish(
+        memory,
+        collected,
+        copying,
+        |order, bytes| match order {
+            Some(order) => stats.to_system.count(order),
+            None => stats.bytes_to_system.add(bytes),
+        },
+        stats,
+    )
+}

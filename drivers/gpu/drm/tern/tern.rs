@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Driver for the Tern GPU, which computes on the memory of the process that uses it.
+//!
+//! See `Documentation/gpu/tern.rst`.
+
+mod compute;
+mod control;
+mod copy;
+mod driver;
+mod file;
+mod gem;
+mod gpu;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "described in whole, and for the virtual GPU too"
+)]
+mod hw;
+mod irq;
+mod memory;
+mod mmu;
+mod regs;
+mod ring;
+mod stats;
+mod svm;
+mod vram;
+
+kernel::module_pci_driver! {
+    type: crate::driver::TernDriver,
+    name: "tern",
+    authors: ["Tern developers"],
+    description: "Tern shared-virtual-memory GPU",
+    license: "GPL v2",
+}

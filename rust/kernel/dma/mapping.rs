@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Streaming DMA mappings of folios.
+
+use super::{
+    Attrs,
+    DataDirection,
+    DmaAddress, //
+};
+use crate::{
+    bindings,
+    device::{
+        self,
+        Bound, //
+    },
+    mm::folio::Folio,
+    page::PAGE_SHIFT,
+    prelude::*,
+    sync::aref::ARef, //
+};
+use core::ops::Range;
+
+mod private {
+    pub trait Sealed {}
+}
+
+/// How a [`Mapping`] knows its device.
+pub trait DeviceHandle: private::Sealed {
+    /// Returns the device.
+    #[doc(hidden)]
+    fn as_raw(&self) -> *mut bindings::device;
+}
+
+impl private::Sealed for &device::Device<Bound> {}
+impl DeviceHandle for &device::Device<Bound> {
+    #[inline]
+    fn as_raw(&self) -> *mut bindings::device {
+        (**self).as_raw()
+    }
+}
+
+impl private::Sealed for ARef<device::Device> {}
+impl DeviceHandle for ARef<device::Device> {
+    #[inline]
+    fn as_raw(&self) -> *mut bindings::device {
+        (**self).as_raw()
+    }
+}
+
+/// Pages of a folio that a device can access at a DMA address. Dropping it unmaps them.
+///
+/// The mapping does not hold a reference to the folio. For pages of a process it must not: the
+/// memory management takes them back when it wants, and an MMU notifier tells the driver to drop
+/// the mapping then.
+///
+/// What the device writes is certain to be visible to the CPU only when the mapping is dropped, and
+/// what the CPU writes is certain to be visible to the device only if it was written before the
+/// mapping was made; where DMA is not coherent, or goes through bounce buffers, it makes a
+/// difference.
+///
+/// Normally the mapping borrows the bound device, see [`Mapping::new`]; [`Mapping::new_owned`] is
+/// for mappings in data that the borrow checker cannot follow.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{
+///     device::{Bound, Device},
+///     dma::{Attrs, DataDirection, Mapping},
+///     mm::folio::Folio,
+/// };
+///
+/// fn send(dev: &Device<Bound>, folio: &Folio) -> Result {
+///     let pages = 0..folio.nr_pages();
+///     let mapping = Mapping::new(dev, folio, pages, DataDirection::ToDevice, Attrs::NONE)?;
+///     dev_dbg!(dev, "{} bytes at {:x}\n", mapping.size(), mapping.dma_address());
+///     Ok(())
+/// }
+/// ```
+///
+/// # Invariants
+///
+/// `address` and `size` are those of a mapping made for `dev`, which is bound, with `direction` and
+/// `attrs`.
+pub struct Mapping<D: DeviceHandle> {
+    dev: D,
+    address: DmaAddress,
+    size: usize,
+    direction: DataDirection,
+    attrs: Attrs,
+}
+
+impl<'a> Mapping<&'a device::Device<Bound>> {
+    /// Maps `pages` of `folio`, counted from the start of the folio, for `dev`.
+    ///
+    /// Can be called in any context. Fails with [`EINVAL`] if `pages` is empty or not within the
+    /// folio, or if the folio is device-private, and with [`ENOMEM`] if the pages cannot be mapped.
+    /// Wraps `dma_map_page_attrs()`.
+    pub fn new(
+        dev: &'a device::Device<Bound>,
+        folio: &Folio,
+        pages: Range<usize>,
+        direction: DataDirection,
+        attrs: Attrs,
+    ) -> Result<Self> {
+        let (address, size) = map(dev, folio, pages, direction, attrs)?;
+
+        // INVARIANT: The mapping was just made. `dev` is bound as long as it is borrowed.
+        Ok(Self {
+            dev,
+            address,
+            size,
+            direction,
+            attrs,
+        })
+    }
+}
+
+impl Mapping<ARef<device::Device>> {
+    /// Like [`Mapping::new`], for a mapping that holds a reference to the device.
+    ///
+    /// # Safety
+    ///
+    /// The mapping must be dropped, and not be forgotten, before `dev` is unbound.
+    pub unsafe fn new_owned(
+        dev: &device::Device<Bound>,
+        folio: &Folio,
+        pages: Range<usize>,
+        direction: DataDirection,
+        attrs: Attrs,
+    ) -> Result<Self> {
+        let (address, size) = map(dev, folio, pages, direction, attrs)?;
+
+        // INVARIANT: The mapping was just made. By the safety requirements it does not outlive the
+        // time in which `dev` is bound.
+        Ok(Self {
+            dev: dev.into(),
+            address,
+            size,
+            direction,
+            attrs,
+        })
+    }
+}
+
+impl<D: DeviceHandle> Mapping<D> {
+    /// Returns the address at which the device finds the first byte.
+    #[inline]
+    pub fn dma_address(&self) -> DmaAddress {
+        self.address
+    }
+
+    /// Returns the size in bytes.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Returns the direction that was asked for.
+    #[inline]
+    pub fn direction(&self) -> DataDirection {
+        self.direction
+    }
+}
+
+impl<D: DeviceHandle> Drop for Mapping<D> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, with the arguments of the mapping, and the device is
+        // still bound.
+        unsafe {
+            bindings::dma_unmap_page_attrs(
+                self.dev.as_raw(),
+                self.address,
+                self.size,
+                self.direction.into(),
+                self.attrs.as_raw(),
+            )
+        };
+    }
+}
+
+/// Maps pages, and returns the DMA address and the size in bytes.
+fn map(
+    dev: &device::Device<Bound>,
+    folio: &Folio,
+    pages: Range<usize>,
+    direction: DataDirection,
+    attrs: Attrs,
+) -> Result<(DmaAddress, usize)> {
+    if pages.start >= pages.end || pages.end > folio.nr_pages() || folio.is_device_private() {
+        return Err(EINVAL);
+    }
+    let size = pages.len() << PAGE_SHIFT;
+
+    // SAFETY: The page is within the folio.
+    let page = unsafe { bindings::folio_page(folio.as_raw(), pages.start) };
+
+    // SAFETY: The device is bound, and the pages are memory that is accessible to devices.
+    let address = unsafe {
+        bindings::dma_map_page_attrs(
+            dev.as_raw(),
+            page,
+            0,
+            size,
+            direction.into(),
+            attrs.as_raw(),
+        )
+    };
+
+    // SAFETY: The address was returned for this device.
+    crate::error::to_result(unsafe { bindings::dma_mapping_error(dev.as_raw(), address) })?;
+    Ok((address, size))
+}

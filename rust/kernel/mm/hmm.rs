@@ -1,0 +1,497 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading the page tables of a process, and faulting pages in, on behalf of a device.
+//!
+//! A [`RangeFault`] asks for a range of addresses that an [`IntervalNotifier`] watches. The answer
+//! can be out of date at once, so it must be proven first: [`Faulted::lock`] takes the driver's
+//! lock, and gives access to the pages only if nothing has changed, for as long as the lock is
+//! held. That a try has to be repeated is a value of its own, [`FaultError::Retry`] or [`Retry`].
+//!
+//! C header: [`include/linux/hmm.h`](srctree/include/linux/hmm.h)
+
+use crate::{
+    alloc::{
+        AllocError,
+        Flags, //
+    },
+    bindings,
+    error::to_result,
+    io::PhysAddr,
+    mm::{
+        folio::Folio,
+        notifier::{
+            IntervalNotifier,
+            IntervalNotifierOps,
+            ReadGuard,
+            Retry, //
+        },
+        pagemap::Owner,
+        MmWithUser,
+        MmapReadGuard, //
+    },
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*,
+    sync::lock::Guard,
+    time::Jiffies, //
+};
+use core::{
+    marker::PhantomData,
+    ops::Range,
+    ptr, //
+};
+
+const VALID: usize = bindings::hmm_pfn_flags_HMM_PFN_VALID;
+const WRITE: usize = bindings::hmm_pfn_flags_HMM_PFN_WRITE;
+const ERROR: usize = bindings::hmm_pfn_flags_HMM_PFN_ERROR;
+const FLAGS: usize = bindings::hmm_pfn_flags_HMM_PFN_FLAGS;
+const ORDER_SHIFT: usize = bindings::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT;
+const ORDER_MASK: usize = 0x1f;
+
+/// Memory for the answer. It can be used again when the answer is gone.
+pub struct Buffer(KVVec<usize>);
+
+impl Buffer {
+    /// Allocates memory for `nr_pages` pages, 8 bytes each. May sleep if `flags` allows it.
+    pub fn new(nr_pages: usize, flags: Flags) -> Result<Self, AllocError> {
+        Ok(Self(KVVec::from_elem(0, nr_pages, flags)?))
+    }
+
+    /// Returns for how many pages there is memory.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// What the device is going to do.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: tell what is there, and fault nothing in.
+    Snapshot,
+    /// Read. All pages are faulted in.
+    Read,
+    /// Read and write. All pages are faulted in, and made writable.
+    Write,
+}
+
+/// Why pages cannot be had.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum FaultError {
+    /// The memory kept changing: try again.
+    Retry,
+    /// It is of no use to try again:
+    ///
+    /// - [`EFAULT`]: there is no memory, or none that a device could use, at some address.
+    /// - [`EPERM`]: the memory must not be written.
+    /// - [`EINVAL`]: the range is empty, not aligned to pages, not watched by the notifier or
+    ///   larger than the buffer, or the address space is not the one watched.
+    /// - [`ENOMEM`], and [`EINTR`] after a fatal signal.
+    Failed(Error),
+}
+
+impl From<Error> for FaultError {
+    fn from(error: Error) -> Self {
+        if error == EBUSY {
+            Self::Retry
+        } else {
+            Self::Failed(error)
+        }
+    }
+}
+
+impl From<FaultError> for Error {
+    fn from(error: FaultError) -> Self {
+        match error {
+            FaultError::Retry => EBUSY,
+            FaultError::Failed(error) => error,
+        }
+    }
+}
+
+/// A request for the pages of a range of addresses.
+///
+/// # Examples
+///
+/// ```
+/// use core::ops::Range;
+/// use kernel::{
+///     mm::{
+///         hmm::{Access, Buffer, RangeFault},
+///         notifier::{IntervalNotifier, IntervalNotifierOps},
+///         MmWithUser,
+///     },
+///     time::msecs_to_jiffies,
+/// };
+///
+/// fn map<T: IntervalNotifierOps>(
+///     mm: &MmWithUser,
+///     notifier: &IntervalNotifier<T>,
+///     range: Range<usize>,
+///     set: impl Fn(&mut T::Protected, usize, u64, bool),
+/// ) -> Result {
+///     let mut buffer = Buffer::new(512, GFP_KERNEL)?;
+///
+///     loop {
+///         let faulted = RangeFault::new(notifier, range.clone(), Access::Read).fault_unlocked(
+///             mm,
+///             msecs_to_jiffies(1000),
+///             &mut buffer,
+///         )?;
+///         let Ok(mut stable) = faulted.lock() else {
+///             continue;
+///         };
+///
+///         let (page_tables, entries) = stable.parts();
+///         for entry in entries {
+///             set(page_tables, entry.index(), entry.phys(), entry.is_writable());
+///         }
+///         return Ok(());
+///     }
+/// }
+/// ```
+pub struct RangeFault<'a, T: IntervalNotifierOps> {
+    notifier: &'a IntervalNotifier<T>,
+    range: Range<usize>,
+    access: Access,
+    owner: Option<Owner>,
+}
+
+impl<'a, T: IntervalNotifierOps> RangeFault<'a, T> {
+    /// Asks for the addresses `range` (bytes), which must be watched by `notifier`.
+    pub fn new(notifier: &'a IntervalNotifier<T>, range: Range<usize>, access: Access) -> Self {
+        Self {
+            notifier,
+            range,
+            access,
+            owner: None,
+        }
+    }
+
+    /// Takes device-private pages of `owner` as they are. Those of others are faulted back.
+    pub fn owner(mut self, owner: Owner) -> Self {
+        self.owner = Some(owner);
+        self
+    }
+
+    /// Gets the pages for a caller that holds the mmap lock.
+    ///
+    /// [`FaultError::Retry`] means that an invalidation came in between. May sleep; the driver's
+    /// lock must not be held. Memory with a user-space fault handler (userfaultfd) cannot be served
+    /// under the mmap lock, so prefer [`RangeFault::fault_unlocked`]. Wraps `hmm_range_fault()`.
+    pub fn fault(
+        self,
+        mmap: &MmapReadGuard<'_>,
+        buffer: &'a mut Buffer,
+    ) -> Result<Faulted<'a, T>, FaultError> {
+        let pfns = self.check(mmap.mm(), buffer)?;
+        let read = self.notifier.read_begin();
+        let mut range = self.as_hmm_range(pfns, read.seq());
+
+        // SAFETY: `range` is set up completely, its notifier is inserted since it is borrowed, and
+        // the mmap lock of its address space is held.
+        to_result(unsafe { bindings::hmm_range_fault(&mut range) })?;
+
+        Ok(Faulted {
+            read,
+            pfns,
+            first_page: self.range.start >> PAGE_SHIFT,
+        })
+    }
+
+    /// Gets the pages for a caller that does not hold the mmap lock.
+    ///
+    /// Invalidations that come in between are dealt with, for `timeout` jiffies at most (0: for
+    /// ever); then the result is [`FaultError::Retry`]. May sleep, for as long as a user-space
+    /// fault handler takes; the driver's lock must not be held. `mm` must be the one that the
+    /// notifier watches. Wraps `hmm_range_fault_unlocked_timeout()`.
+    pub fn fault_unlocked(
+        self,
+        mm: &MmWithUser,
+        timeout: Jiffies,
+        buffer: &'a mut Buffer,
+    ) -> Result<Faulted<'a, T>, FaultError> {
+        let pfns = self.check(mm, buffer)?;
+        let mut range = self.as_hmm_range(pfns, 0);
+
+        // SAFETY: `range` is set up completely, but for the sequence number, which the function
+        // sets. The notifier is inserted since it is borrowed, and `mm` has users.
+        to_result(unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut range, timeout) })?;
+
+        Ok(Faulted {
+            read: ReadGuard::from_seq(self.notifier, range.notifier_seq),
+            pfns,
+            first_page: self.range.start >> PAGE_SHIFT,
+        })
+    }
+
+    /// Checks the request, and returns as many cleared entries as the range has pages.
+    fn check<'b>(&self, mm: &MmWithUser, buffer: &'b mut Buffer) -> Result<&'b mut [usize]> {
+        let Range { start, end } = self.range;
+        let watched = self.notifier.range();
+
+        if start >= end
+            || (start | end) & (PAGE_SIZE - 1) != 0
+            || start < watched.start
+            || end > watched.end
+            || !self.notifier.is_of(mm)
+        {
+            return Err(EINVAL);
+        }
+
+        let pfns = buffer.0.get_mut(..(end - start) >> PAGE_SHIFT);
+        let pfns = pfns.ok_or(EINVAL)?;
+        pfns.fill(0);
+        Ok(pfns)
+    }
+
+    fn as_hmm_range(&self, pfns: &mut [usize], seq: usize) -> bindings::hmm_range {
+        bindings::hmm_range {
+            notifier: self.notifier.as_raw(),
+            notifier_seq: seq,
+            start: self.range.start,
+            end: self.range.end,
+            hmm_pfns: pfns.as_mut_ptr(),
+            default_flags: match self.access {
+                Access::Snapshot => 0,
+                Access::Read => bindings::hmm_pfn_flags_HMM_PFN_REQ_FAULT,
+                Access::Write => {
+                    bindings::hmm_pfn_flags_HMM_PFN_REQ_FAULT
+                        | bindings::hmm_pfn_flags_HMM_PFN_REQ_WRITE
+                }
+            },
+            pfn_flags_mask: 0,
+            dev_private_owner: self.owner.map_or(ptr::null_mut(), Owner::as_raw),
+        }
+    }
+}
+
+/// An answer that may be out of date.
+#[must_use = "the pages can be used only after `lock()`"]
+pub struct Faulted<'a, T: IntervalNotifierOps> {
+    read: ReadGuard<'a, T>,
+    pfns: &'a [usize],
+    first_page: usize,
+}
+
+impl<'a, T: IntervalNotifierOps> Faulted<'a, T> {
+    /// Takes the driver's lock, and returns the pages if nothing has changed.
+    pub fn lock(self) -> Result<Stable<'a, T>, Retry> {
+        // INVARIANT: The answer is up to date under the lock.
+        Ok(Stable {
+            guard: self.read.lock()?,
+            pfns: self.pfns,
+            first_page: self.first_page,
+        })
+    }
+
+    /// Returns whether [`Faulted::lock`] is known to fail, so that work can be saved.
+    pub fn is_stale(&self) -> bool {
+        self.read.is_stale()
+    }
+}
+
+/// An answer that is true, because the driver's lock is held.
+///
+/// # Invariants
+///
+/// The pages in `pfns` were there when `guard` was acquired. They stay until it is dropped, since
+/// an invalidation has to wait for the lock.
+pub struct Stable<'a, T: IntervalNotifierOps> {
+    guard: Guard<'a, T::Protected, T::Backend>,
+    pfns: &'a [usize],
+    first_page: usize,
+}
+
+impl<'a, T: IntervalNotifierOps> Stable<'a, T> {
+    /// Walks the pages.
+    pub fn entries(&self) -> Entries<'_> {
+        Entries {
+            pfns: self.pfns,
+            first_page: self.first_page,
+            index: 0,
+        }
+    }
+
+    /// Returns what the driver's lock protects, and the pages to update it with.
+    pub fn parts(&mut self) -> (&mut T::Protected, Entries<'_>) {
+        let entries = Entries {
+            pfns: self.pfns,
+            first_page: self.first_page,
+            index: 0,
+        };
+
+        (&mut *self.guard, entries)
+    }
+
+    /// Gives up the answer and keeps the lock.
+    pub fn into_guard(self) -> Guard<'a, T::Protected, T::Backend> {
+        self.guard
+    }
+}
+
+/// An iterator over pages that are present.
+///
+/// Pages that are next to each other and mapped by one entry of the CPU's page tables come as one
+/// [`Entry`]. Pages that are not there, or that no device can use, are left out; with
+/// [`Access::Read`] or [`Access::Write`] there are none.
+pub struct Entries<'a> {
+    pfns: &'a [usize],
+    first_page: usize,
+    index: usize,
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        let is_present = |&value: &usize| value & (VALID | ERROR) == VALID;
+        let rest = self.pfns.get(self.index..)?;
+        let index = self.index + rest.iter().position(is_present)?;
+
+        let first = self.pfns[index];
+        let mapping = 1usize << ((first >> ORDER_SHIFT) & ORDER_MASK);
+        let left = mapping - ((self.first_page + index) & (mapping - 1));
+        let run = self.pfns[index..].iter().take(left).enumerate();
+        let nr_pages = run
+            .take_while(|&(page, &value)| value == first + page)
+            .count();
+
+        self.index = index + nr_pages;
+        Some(Entry {
+            index,
+            nr_pages,
+            value: first,
+            _folio: PhantomData,
+        })
+    }
+}
+
+/// Pages that are present, and that one entry of the CPU's page tables maps.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    index: usize,
+    nr_pages: usize,
+    value: usize,
+    _folio: PhantomData<&'a Folio>,
+}
+
+impl<'a> Entry<'a> {
+    /// Returns the first page, as the distance from the start of the range in pages.
+    #[inline]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Returns the number of pages within the range.
+    #[inline]
+    pub fn nr_pages(&self) -> usize {
+        self.nr_pages
+    }
+
+    /// Returns the order of the CPU's mapping, which may reach beyond the range.
+    #[inline]
+    pub fn map_order(&self) -> u32 {
+        ((self.value >> ORDER_SHIFT) & ORDER_MASK) as u32
+    }
+
+    /// Returns whether the device may write.
+    #[inline]
+    pub fn is_writable(&self) -> bool {
+        self.value & WRITE != 0
+    }
+
+    /// Returns the frame number of the first page.
+    #[inline]
+    pub fn pfn(&self) -> usize {
+        self.value & !FLAGS
+    }
+
+    /// Returns the physical address of the first page. It means nothing for a
+    /// [device-private](Entry::is_device_private) one.
+    #[inline]
+    pub fn phys(&self) -> PhysAddr {
+        (self.pfn() as PhysAddr) << PAGE_SHIFT
+    }
+
+    /// Returns the folio of the first page.
+    #[inline]
+    pub fn folio(&self) -> &'a Folio {
+        // SAFETY: All pages have a `struct page`, and by the invariants of `Stable`, which is
+        // borrowed during `'a`, they stay mapped, and so referenced and unsplit.
+        unsafe { Folio::from_pfn(self.pfn()) }
+    }
+
+    /// Returns the number of the first page within its folio.
+    #[inline]
+    pub fn page_in_folio(&self) -> usize {
+        self.pfn() - self.folio().pfn()
+    }
+
+    /// Returns whether this is device-private memory (of the owner asked for).
+    #[inline]
+    pub fn is_device_private(&self) -> bool {
+        self.folio().is_device_private()
+    }
+}
+
+#[macros::kunit_tests(rust_mm_hmm)]
+mod tests {
+    use super::*;
+
+    fn walk(first_page: usize, pfns: &[usize]) -> Result<KVec<(usize, usize, usize, bool)>> {
+        let mut found = KVec::new();
+        let entries = Entries {
+            pfns,
+            first_page,
+            index: 0,
+        };
+        for entry in entries {
+            found.push(
+                (
+                    entry.index(),
+                    entry.nr_pages(),
+                    entry.pfn(),
+                    entry.is_writable(),
+                ),
+                GFP_KERNEL,
+            )?;
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn skips_what_is_not_there() -> Result {
+        let pfns = [0, VALID | 7, ERROR, VALID | ERROR | 9, VALID | WRITE | 8];
+
+        assert_eq!(walk(0, &pfns)?[..], [(1, 1, 7, false), (4, 1, 8, true)]);
+        Ok(())
+    }
+
+    #[test]
+    fn joins_pages_of_one_mapping() -> Result {
+        let order2 = VALID | 2 << ORDER_SHIFT;
+        // The range starts at the third page of a mapping of four, and a second one follows, which
+        // is next to it in memory too.
+        let pfns = [
+            order2 | 18,
+            order2 | 19,
+            order2 | 20,
+            order2 | 21,
+            order2 | 22,
+        ];
+
+        assert_eq!(walk(6, &pfns)?[..], [(0, 2, 18, false), (2, 3, 20, false)]);
+        Ok(())
+    }
+
+    #[test]
+    fn does_not_join_single_pages() -> Result {
+        let pfns = [VALID | 5, VALID | 6];
+
+        assert_eq!(walk(0, &pfns)?[..], [(0, 1, 5, false), (1, 1, 6, false)]);
+        Ok(())
+    }
+}

@@ -1,0 +1,815 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Migration of memory to and from a device.
+//!
+//! A migration has three steps, and a type for the state after each:
+//!
+//! 1. [`Setup::collect`] (or [`collect_device_range`], [`collect_device_offsets`]) finds the pages,
+//!    locks them and takes them out of all page tables. The result is [`Collected`]: the contents
+//!    are stable, and whoever touches them waits. The driver walks the [entries], gives those that
+//!    it wants to migrate a destination, and copies.
+//! 2. [`Collected::pages`] makes the destinations take the place of the sources. The result is
+//!    [`Migrated`]: it tells [what migrated], and the driver updates its page tables.
+//! 3. [`Migrated::finalize`] maps the destinations, or the sources where that failed, and unlocks
+//!    and releases all of them.
+//!
+//! Dropping the value in any state takes the shortest way to an end: what has not migrated stays
+//! where it was.
+//!
+//! Slots are base pages, counted from the start of the range. A folio takes as many slots as it has
+//! pages, and is walked as one entry.
+//!
+//! # Locking
+//!
+//! Collecting calls the MMU notifiers of the range, those of the caller included (recognisable by
+//! [`Event::is_from`]), so no lock may be held that they take. From then on folio locks are held;
+//! see [`Folio::lock`](crate::mm::folio::Folio::lock) for the rule about further ones.
+//!
+//! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h)
+//!
+//! [entries]: Collected::entries
+//! [what migrated]: Migrated::outcomes
+//! [`Event::is_from`]: crate::mm::notifier::Event::is_from
+
+use crate::{
+    alloc::{
+        AllocError,
+        Flags, //
+    },
+    bindings,
+    error::to_result,
+    mm::{
+        folio::{
+            Folio,
+            LockedFolio,
+            PMD_ORDER, //
+        },
+        pagemap::{
+            DevicePagemap,
+            DevicePagemapOps,
+            Owner,
+            VmFault, //
+        },
+        virt::VmaRef,
+        MmapReadGuard, //
+    },
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*, //
+};
+use core::{
+    marker::PhantomData,
+    ops::{
+        BitOr,
+        Deref,
+        Range, //
+    },
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
+
+const VALID: usize = bindings::MIGRATE_PFN_VALID as usize;
+const MIGRATE: usize = bindings::MIGRATE_PFN_MIGRATE as usize;
+const WRITE: usize = bindings::MIGRATE_PFN_WRITE as usize;
+const COMPOUND: usize = bindings::MIGRATE_PFN_COMPOUND as usize;
+
+/// The value of one slot.
+#[derive(Copy, Clone)]
+struct Slot(usize);
+
+impl Slot {
+    /// The slot of a destination.
+    fn for_folio(folio: &Folio) -> Self {
+        let compound = if folio.order() > 0 { COMPOUND } else { 0 };
+
+        Self(folio.pfn() << bindings::MIGRATE_PFN_SHIFT | VALID | compound)
+    }
+
+    fn has(self, flag: usize) -> bool {
+        self.0 & flag != 0
+    }
+
+    /// The frame number, if there is a page.
+    fn pfn(self) -> Option<usize> {
+        self.has(VALID)
+            .then_some(self.0 >> bindings::MIGRATE_PFN_SHIFT)
+    }
+
+    /// The folio, if there is a page.
+    ///
+    /// # Safety
+    ///
+    /// The slot must hold the lock of the folio and a reference to it during `'a`.
+    unsafe fn folio<'a>(self) -> Option<&'a Folio> {
+        // SAFETY: By the safety requirements; a locked folio is not split.
+        Some(unsafe { Folio::from_pfn(self.pfn()?) })
+    }
+
+    /// The number of slots, as order, of the entry that starts with this one.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Slot::folio`].
+    unsafe fn order(self) -> u32 {
+        if !self.has(COMPOUND) {
+            return 0;
+        }
+
+        // SAFETY: By the safety requirements.
+        match unsafe { self.folio() } {
+            Some(folio) => folio.order(),
+            // A hole that a huge page fits into.
+            None => PMD_ORDER,
+        }
+    }
+}
+
+/// Memory for the slots of a migration. It can be used again when the migration has ended.
+pub struct Buffer {
+    src: KVVec<usize>,
+    dst: KVVec<usize>,
+}
+
+impl Buffer {
+    /// Allocates slots for `nr_pages` pages, 16 bytes each. May sleep if `flags` allows it.
+    pub fn new(nr_pages: usize, flags: Flags) -> Result<Self, AllocError> {
+        Ok(Self {
+            src: KVVec::from_elem(0, nr_pages, flags)?,
+            dst: KVVec::from_elem(0, nr_pages, flags)?,
+        })
+    }
+
+    /// Returns for how many pages there are slots.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.src.len()
+    }
+
+    /// Returns `nr_pages` empty slots for sources and as many for destinations.
+    fn slots(&mut self, nr_pages: usize) -> Result<(&mut [usize], &mut [usize])> {
+        let src = self.src.get_mut(..nr_pages).ok_or(EINVAL)?;
+        let dst = self.dst.get_mut(..nr_pages).ok_or(EINVAL)?;
+
+        src.fill(0);
+        dst.fill(0);
+        Ok((src, dst))
+    }
+}
+
+/// Which pages of a range to collect. Values are combined with `|`.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub struct Select(usize);
+
+impl Select {
+    /// Pages in system memory, and holes.
+    pub const SYSTEM: Self =
+        Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM as usize);
+
+    /// Device-private pages of the [owner](Setup::owner).
+    pub const DEVICE_PRIVATE: Self =
+        Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE as usize);
+
+    /// Huge pages as they are. Without it they are split into base pages first.
+    pub const COMPOUND: Self =
+        Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND as usize);
+}
+
+impl BitOr for Select {
+    type Output = Self;
+
+    fn bitor(self, rhs: Self) -> Self {
+        Self(self.0 | rhs.0)
+    }
+}
+
+/// What to collect from an address range.
+///
+/// # Examples
+///
+/// Moving anonymous memory to a device:
+///
+/// ```
+/// use core::ops::Range;
+/// use kernel::mm::{
+///     folio::LockedFolio,
+///     migrate::{Buffer, Copy, Select, Setup, Source},
+///     pagemap::{DevicePagemap, DevicePagemapOps},
+///     MmWithUser,
+/// };
+///
+/// fn to_device<T: DevicePagemapOps>(
+///     mm: &MmWithUser,
+///     range: Range<usize>,
+///     vram: &DevicePagemap<T>,
+///     alloc: impl Fn(&Source<'_>) -> Option<LockedFolio>,
+///     copy: impl Fn(Copy<'_>) -> Result,
+/// ) -> Result {
+///     let mut buffer = Buffer::new(512, GFP_KERNEL)?;
+///
+///     let mmap = mm.mmap_read_lock();
+///     let vma = mmap.vma_lookup(range.start).ok_or(EFAULT)?;
+///     let mut collected = Setup::new(&mmap, vma, range, Select::SYSTEM | Select::COMPOUND)
+///         .owner(vram.owner())
+///         .collect(&mut buffer)?;
+///
+///     for mut entry in collected.entries() {
+///         if let Some(folio) = alloc(&entry) {
+///             // A folio of the wrong size comes back and is released.
+///             let _ = entry.set(folio);
+///         }
+///     }
+///
+///     // On failure all sources stay where they are.
+///     collected.copies().try_for_each(copy)?;
+///
+///     let migrated = collected.pages();
+///     for outcome in migrated.outcomes() {
+///         pr_debug!("slot {}: {}\n", outcome.index, outcome.migrated);
+///     }
+///     migrated.finalize();
+///     Ok(())
+/// }
+/// ```
+pub struct Setup<'a> {
+    vma: &'a VmaRef,
+    range: Range<usize>,
+    select: Select,
+    owner: Option<Owner>,
+    fault: Option<&'a VmFault>,
+    locked: bool,
+}
+
+impl<'a> Setup<'a> {
+    /// Collects from the addresses `range` (bytes) of `vma`, which must be one of `mmap`.
+    pub fn new(
+        mmap: &'a MmapReadGuard<'_>,
+        vma: &'a VmaRef,
+        range: Range<usize>,
+        select: Select,
+    ) -> Self {
+        Self {
+            vma,
+            range,
+            select,
+            owner: None,
+            fault: None,
+            locked: ptr::eq(mmap.mm().as_raw(), vma.mm().as_raw()),
+        }
+    }
+
+    /// Collects device-private folios of `owner` around a fault of the CPU, to bring them back.
+    ///
+    /// `range` (bytes) should cover the folio that faulted.
+    pub fn for_fault(fault: &'a VmFault, range: Range<usize>, owner: Owner) -> Self {
+        Self {
+            vma: fault.vma(),
+            range,
+            select: Select::DEVICE_PRIVATE | Select::COMPOUND,
+            owner: Some(owner),
+            fault: Some(fault),
+            // A `VmFault` exists only while the mmap lock is held.
+            locked: true,
+        }
+    }
+
+    /// Replaces the selection.
+    pub fn select(mut self, select: Select) -> Self {
+        self.select = select;
+        self
+    }
+
+    /// Sets whose device-private pages are selected, and whose name the notifier events bear.
+    pub fn owner(mut self, owner: Owner) -> Self {
+        self.owner = Some(owner);
+        self
+    }
+
+    /// Collects the pages. May sleep.
+    ///
+    /// That a page cannot be collected is not an error; it merely has no entry. Fails with
+    /// [`EINVAL`] if the range is empty, not aligned to pages, not within the area or larger than
+    /// `buffer`, or if the area is one of device, DAX or hugetlb pages. Wraps
+    /// `migrate_vma_setup()`.
+    pub fn collect(self, buffer: &'a mut Buffer) -> Result<Collected<'a, VmaRange<'a>>> {
+        let Range { start, end } = self.range;
+        if !self.locked || start >= end || (start | end) & (PAGE_SIZE - 1) != 0 {
+            return Err(EINVAL);
+        }
+        let (src, dst) = buffer.slots((end - start) >> PAGE_SHIFT)?;
+
+        let mut kind = VmaRange {
+            args: bindings::migrate_vma {
+                vma: self.vma.as_ptr(),
+                dst: dst.as_mut_ptr(),
+                src: src.as_mut_ptr(),
+                start,
+                end,
+                pgmap_owner: self.owner.map_or(ptr::null_mut(), Owner::as_raw),
+                flags: self.select.0,
+                fault_page: self.fault.map_or(ptr::null_mut(), VmFault::page),
+                ..pin_init::zeroed()
+            },
+            _area: PhantomData,
+        };
+
+        // SAFETY: The mmap lock is held during `'a`, since a guard or a `VmFault` of the same mm is
+        // borrowed. Both arrays have a slot per page. The function checks range and area.
+        to_result(unsafe { bindings::migrate_vma_setup(&mut kind.args) })?;
+
+        // INVARIANT: The sources were just collected and there are no destinations.
+        Ok(Collected(Migration {
+            kind,
+            src,
+            dst,
+            placed: false,
+        }))
+    }
+}
+
+/// Collects the folios in the page offsets `range` of `pagemap`, to migrate them to system memory.
+///
+/// This is for eviction: neither an address nor the mmap lock is needed. Pages that are free or
+/// busy have no entry, and neither has a folio that is not wholly in the range. May sleep. Fails
+/// with [`EINVAL`] if the range is empty, not within the pagemap or larger than `buffer`. Wraps
+/// `migrate_device_range()`.
+pub fn collect_device_range<'a, T: DevicePagemapOps>(
+    pagemap: &'a DevicePagemap<T>,
+    range: Range<usize>,
+    buffer: &'a mut Buffer,
+) -> Result<Collected<'a, DeviceRange<'a>>> {
+    let nr_pages = range.len();
+    let (Some(first), Some(_)) = (
+        pagemap.pfn(range.start),
+        pagemap.pfn(range.end.wrapping_sub(1)),
+    ) else {
+        return Err(EINVAL);
+    };
+    if nr_pages == 0 {
+        return Err(EINVAL);
+    }
+    let (src, dst) = buffer.slots(nr_pages)?;
+
+    // SAFETY: All frames are pages of `pagemap`, which is borrowed, and `src` has a slot for each.
+    to_result(unsafe { bindings::migrate_device_range(src.as_mut_ptr(), first, nr_pages) })?;
+
+    // INVARIANT: The sources were just collected and there are no destinations.
+    Ok(Collected(Migration {
+        kind: DeviceRange(PhantomData),
+        src,
+        dst,
+        placed: false,
+    }))
+}
+
+/// Collects the folios with the page `offsets` in `pagemap`, to migrate them to system memory.
+///
+/// Like [`collect_device_range`], for pages that are not next to each other. All pages of a folio
+/// must be listed, one after the other. Wraps `migrate_device_pfns()`.
+pub fn collect_device_offsets<'a, T: DevicePagemapOps>(
+    pagemap: &'a DevicePagemap<T>,
+    offsets: &[usize],
+    buffer: &'a mut Buffer,
+) -> Result<Collected<'a, DeviceRange<'a>>> {
+    let (src, dst) = buffer.slots(offsets.len())?;
+    for (slot, &offset) in src.iter_mut().zip(offsets) {
+        *slot = pagemap.pfn(offset).ok_or(EINVAL)?;
+    }
+
+    // SAFETY: All frames are pages of `pagemap`, which is borrowed.
+    to_result(unsafe { bindings::migrate_device_pfns(src.as_mut_ptr(), src.len()) })?;
+
+    // INVARIANT: The sources were just collected and there are no destinations.
+    Ok(Collected(Migration {
+        kind: DeviceRange(PhantomData),
+        src,
+        dst,
+        placed: false,
+    }))
+}
+
+mod private {
+    pub trait Sealed {}
+}
+
+/// Where the pages of a migration were collected from.
+pub trait Kind: private::Sealed {
+    /// Puts the destinations in the place of the sources.
+    ///
+    /// # Safety
+    ///
+    /// `src` must be the result of collecting; a destination must be a locked folio with a
+    /// reference, which is passed on.
+    #[doc(hidden)]
+    unsafe fn pages(&mut self, src: &mut [usize], dst: &mut [usize]);
+
+    /// Restores the page tables and releases sources and destinations.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Kind::pages`]. There must be no destinations unless `pages` was called.
+    #[doc(hidden)]
+    unsafe fn finalize(&mut self, src: &mut [usize], dst: &mut [usize]);
+}
+
+/// The pages come from an address range, see [`Setup`].
+pub struct VmaRange<'a> {
+    args: bindings::migrate_vma,
+    _area: PhantomData<&'a VmaRef>,
+}
+
+impl VmaRange<'_> {
+    fn set_slots(&mut self, src: &mut [usize], dst: &mut [usize]) {
+        self.args.src = src.as_mut_ptr();
+        self.args.dst = dst.as_mut_ptr();
+    }
+}
+
+impl private::Sealed for VmaRange<'_> {}
+impl Kind for VmaRange<'_> {
+    unsafe fn pages(&mut self, src: &mut [usize], dst: &mut [usize]) {
+        self.set_slots(src, dst);
+        // SAFETY: By the safety requirements. The mmap lock is held, as `'a` is not over.
+        unsafe { bindings::migrate_vma_pages(&mut self.args) };
+    }
+
+    unsafe fn finalize(&mut self, src: &mut [usize], dst: &mut [usize]) {
+        self.set_slots(src, dst);
+        // SAFETY: By the safety requirements. The mmap lock is held, as `'a` is not over.
+        unsafe { bindings::migrate_vma_finalize(&mut self.args) };
+    }
+}
+
+/// The pages come from device memory, see [`collect_device_range`].
+pub struct DeviceRange<'a>(PhantomData<&'a ()>);
+
+impl private::Sealed for DeviceRange<'_> {}
+impl Kind for DeviceRange<'_> {
+    unsafe fn pages(&mut self, src: &mut [usize], dst: &mut [usize]) {
+        // SAFETY: By the safety requirements.
+        unsafe { bindings::migrate_device_pages(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
+    }
+
+    unsafe fn finalize(&mut self, src: &mut [usize], dst: &mut [usize]) {
+        // SAFETY: By the safety requirements.
+        unsafe { bindings::migrate_device_finalize(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
+    }
+}
+
+/// A migration under way.
+///
+/// # Invariants
+///
+/// - `src` has as many slots as `dst`. Every slot of `src` with a page owns the lock of its folio
+///   and a reference; in a migration for a fault, the lock of the folio that faulted is borrowed.
+/// - Every slot of `dst` with a page owns the lock of its folio and a reference.
+/// - `placed` tells whether [`Kind::pages`] was called.
+struct Migration<'a, K: Kind> {
+    kind: K,
+    src: &'a mut [usize],
+    dst: &'a mut [usize],
+    placed: bool,
+}
+
+impl<K: Kind> Migration<'_, K> {
+    /// Releases the destinations.
+    fn clear_destinations(&mut self) {
+        for slot in self.dst.iter_mut() {
+            release(slot);
+        }
+    }
+}
+
+impl<K: Kind> Drop for Migration<'_, K> {
+    fn drop(&mut self) {
+        if !self.placed {
+            self.clear_destinations();
+        }
+
+        // SAFETY: By the type invariants, and there are no destinations left if `pages` was not
+        // called.
+        unsafe { self.kind.finalize(self.src, self.dst) };
+    }
+}
+
+/// Puts `folio` into the empty slot of a destination, unless it has another order or is not new.
+fn put(slot: &mut usize, order: u32, folio: LockedFolio) -> Result<(), LockedFolio> {
+    if folio.order() != order || folio.ref_count() != 1 {
+        return Err(folio);
+    }
+
+    // INVARIANT: The slot gets the ownership of lock and reference.
+    *slot = Slot::for_folio(&folio).0;
+    folio.into_raw();
+    Ok(())
+}
+
+/// Empties the slot of a destination and releases its folio.
+fn release(slot: &mut usize) {
+    let old = Slot(core::mem::take(slot));
+
+    // SAFETY: The slot of a destination owns lock and reference of its folio.
+    if let Some(folio) = unsafe { old.folio() } {
+        // SAFETY: The slot owned lock and reference, and has just been emptied.
+        drop(unsafe { LockedFolio::from_raw(NonNull::from(folio).cast()) });
+    }
+}
+
+/// Pages that are locked and unmapped, and wait for their destinations.
+#[must_use = "the pages stay where they are if unused"]
+pub struct Collected<'a, K: Kind>(Migration<'a, K>);
+
+impl<'a, K: Kind> Collected<'a, K> {
+    /// Returns whether there is nothing to migrate.
+    pub fn is_empty(&self) -> bool {
+        self.sources().next().is_none()
+    }
+
+    /// Returns the number of slots.
+    #[inline]
+    pub fn nr_pages(&self) -> usize {
+        self.0.src.len()
+    }
+
+    /// Walks the folios and holes that can be migrated.
+    pub fn sources(&self) -> impl Iterator<Item = Source<'_>> {
+        Sources {
+            src: self.0.src,
+            index: 0,
+        }
+    }
+
+    /// Walks the folios and holes that can be migrated, to set their destinations.
+    pub fn entries(&mut self) -> Entries<'_> {
+        Entries {
+            sources: Sources {
+                src: self.0.src,
+                index: 0,
+            },
+            dst: self.0.dst,
+            base: 0,
+        }
+    }
+
+    /// Walks the destinations that are set, with the memory to be copied to each.
+    pub fn copies(&self) -> impl Iterator<Item = Copy<'_>> {
+        let dst = &*self.0.dst;
+
+        self.sources().flat_map(move |source| {
+            let last = usize::min(source.index + source.nr_pages(), dst.len());
+
+            (source.index..last).filter_map(move |index| {
+                // SAFETY: The slots of destinations own their folios, and `dst` is borrowed.
+                let dst = unsafe { Slot(dst[index]).folio() }?;
+                let src = source
+                    .pfn()
+                    .zip(source.folio())
+                    .map(|(pfn, folio)| (folio, pfn - folio.pfn() + index - source.index));
+
+                Some(Copy { index, src, dst })
+            })
+        })
+    }
+
+    /// Puts the destinations in the place of their sources.
+    ///
+    /// All copies must be complete. Sources without a destination, and those for which it fails
+    /// (for example because somebody holds a reference), stay. A huge page whose destination was
+    /// given as single pages is split; device memory that was collected without an address is not,
+    /// and stays. May sleep. Wraps `migrate_vma_pages()` and `migrate_device_pages()`.
+    pub fn pages(mut self) -> Migrated<'a, K> {
+        let Migration {
+            kind,
+            src,
+            dst,
+            placed,
+        } = &mut self.0;
+
+        // SAFETY: By the invariants of `Migration`.
+        unsafe { kind.pages(src, dst) };
+        *placed = true;
+
+        Migrated(self.0)
+    }
+}
+
+/// Pages that have, or have not, migrated, all of them still locked and unmapped.
+#[must_use = "call `finalize()` when the device's page tables are up to date"]
+pub struct Migrated<'a, K: Kind>(Migration<'a, K>);
+
+impl<K: Kind> Migrated<'_, K> {
+    /// Walks all slots that have a destination, with what became of it.
+    ///
+    /// Where a huge page was split, every page of it is told by itself.
+    pub fn outcomes(&self) -> impl Iterator<Item = Outcome<'_>> {
+        let slots = self.0.src.iter().zip(self.0.dst.iter());
+
+        slots.enumerate().filter_map(|(index, (&src, &dst))| {
+            let (src, dst) = (Slot(src), Slot(dst));
+
+            Some(Outcome {
+                index,
+                migrated: src.has(MIGRATE),
+                // SAFETY: The slots of sources own their folios, and `self` is borrowed.
+                src: unsafe { src.folio() },
+                // SAFETY: The slots of destinations own their folios, and `self` is borrowed.
+                dst: unsafe { dst.folio() }?,
+            })
+        })
+    }
+
+    /// Maps what migrated at its new place, the rest at its old one, and releases all folios.
+    ///
+    /// Dropping the value does the same. Wraps `migrate_vma_finalize()` and
+    /// `migrate_device_finalize()`.
+    pub fn finalize(self) {}
+}
+
+/// A folio or hole to migrate.
+///
+/// A hole is a part of the range that is not populated, or is populated with the zero page: the
+/// destination must be filled with zeros.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    index: usize,
+    order: u32,
+    slot: Slot,
+    _folio: PhantomData<&'a Folio>,
+}
+
+impl<'a> Source<'a> {
+    /// Returns the first slot, that is, the distance from the start of the range in pages.
+    #[inline]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Returns the order: the entry has `1 << order` slots.
+    #[inline]
+    pub fn order(&self) -> u32 {
+        self.order
+    }
+
+    /// Returns the number of slots.
+    #[inline]
+    pub fn nr_pages(&self) -> usize {
+        1 << self.order
+    }
+
+    /// Returns whether the page was mapped writable in the range.
+    #[inline]
+    pub fn is_writable(&self) -> bool {
+        self.slot.has(WRITE)
+    }
+
+    /// Returns whether there is no memory to copy from.
+    #[inline]
+    pub fn is_hole(&self) -> bool {
+        !self.slot.has(VALID)
+    }
+
+    /// Returns the frame number of the first page, or [`None`] for a hole.
+    #[inline]
+    pub fn pfn(&self) -> Option<usize> {
+        self.slot.pfn()
+    }
+
+    /// Returns the folio, or [`None`] for a hole.
+    #[inline]
+    pub fn folio(&self) -> Option<&'a Folio> {
+        // SAFETY: The slots of sources own their folios, and are borrowed during `'a`.
+        unsafe { self.slot.folio() }
+    }
+}
+
+/// Walks the sources that can be migrated.
+struct Sources<'a> {
+    src: &'a [usize],
+    index: usize,
+}
+
+impl<'a> Iterator for Sources<'a> {
+    type Item = Source<'a>;
+
+    fn next(&mut self) -> Option<Source<'a>> {
+        let rest = self.src.get(self.index..)?;
+        let index = self.index + rest.iter().position(|&slot| Slot(slot).has(MIGRATE))?;
+        let slot = Slot(self.src[index]);
+        // SAFETY: The slots of sources own their folios, and are borrowed during `'a`.
+        let order = unsafe { slot.order() };
+
+        self.index = index + (1 << order);
+        Some(Source {
+            index,
+            order,
+            slot,
+            _folio: PhantomData,
+        })
+    }
+}
+
+/// An iterator over what can be migrated; see [`Collected::entries`].
+pub struct Entries<'a> {
+    sources: Sources<'a>,
+    /// The slots of destinations from `base` on.
+    dst: &'a mut [usize],
+    base: usize,
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        let source = self.sources.next()?;
+        let dst = core::mem::take(&mut self.dst);
+        let (_, dst) = dst.split_at_mut(source.index - self.base);
+        let (own, rest) = dst.split_at_mut(usize::min(source.nr_pages(), dst.len()));
+
+        self.base = source.index + own.len();
+        self.dst = rest;
+        Some(Entry { source, dst: own })
+    }
+}
+
+/// A [`Source`] and its place for a destination.
+pub struct Entry<'a> {
+    source: Source<'a>,
+    dst: &'a mut [usize],
+}
+
+impl<'a> Deref for Entry<'a> {
+    type Target = Source<'a>;
+
+    #[inline]
+    fn deref(&self) -> &Source<'a> {
+        &self.source
+    }
+}
+
+impl Entry<'_> {
+    /// Returns whether the destination is set.
+    #[inline]
+    pub fn is_set(&self) -> bool {
+        Slot(self.dst[0]).has(VALID)
+    }
+
+    /// Migrates to `folio`.
+    ///
+    /// Gives it back if it has another order than the source, if somebody else has a reference to
+    /// it (it must be new), or if a destination is set already.
+    pub fn set(&mut self, folio: LockedFolio) -> Result<(), LockedFolio> {
+        if self.is_set() {
+            return Err(folio);
+        }
+
+        put(&mut self.dst[0], self.source.order, folio)
+    }
+
+    /// Migrates to single pages, page by page, a source of any order.
+    ///
+    /// `get` returns a new folio of order 0 for the page with the given number within the entry. If
+    /// it fails, or the folio is larger or not new ([`EINVAL`]), or a destination is set already
+    /// ([`EBUSY`]), no destination is set: a part of the pages cannot migrate without the others.
+    pub fn set_pages(&mut self, mut get: impl FnMut(usize) -> Result<LockedFolio>) -> Result {
+        if self.is_set() {
+            return Err(EBUSY);
+        }
+
+        for page in 0..self.dst.len() {
+            let result =
+                get(page).and_then(|folio| put(&mut self.dst[page], 0, folio).map_err(|_| EINVAL));
+
+            if result.is_err() {
+                self.dst[..page].iter_mut().for_each(release);
+                return result;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Memory to be copied before [`Collected::pages`].
+pub struct Copy<'a> {
+    /// The first slot.
+    pub index: usize,
+    /// The folio to copy from, and the number of the first page in it. [`None`] is a hole: fill the
+    /// destination with zeros.
+    pub src: Option<(&'a Folio, usize)>,
+    /// The folio to copy to. Its size is the amount to be copied.
+    pub dst: &'a Folio,
+}
+
+/// What became of one destination.
+pub struct Outcome<'a> {
+    /// The first slot.
+    pub index: usize,
+    /// Whether the destination has taken the place of the source. If not, it will be freed.
+    pub migrated: bool,
+    /// The folio that was there before; [`None`] if there was a hole.
+    pub src: Option<&'a Folio>,
+    /// The destination.
+    pub dst: &'a Folio,
+}

@@ -1,0 +1,551 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! MMU interval notifiers.
+//!
+//! A device that has page tables of its own for the memory of a process must stop using a page when
+//! the process loses it. [`IntervalNotifier`] watches a range of addresses: before the memory
+//! management changes the CPU's page tables in it, it calls [`IntervalNotifierOps::invalidate`].
+//!
+//! The other way round, a driver that reads the CPU's page tables to fill its own must find out
+//! whether they changed meanwhile. [`IntervalNotifier::read_begin`] starts such a section, and
+//! [`ReadGuard::lock`] ends it: it takes the driver's lock, and only if nothing has changed the
+//! guard of that lock is returned. With that guard the device's page tables can be written, since
+//! an invalidation has to wait for the same lock.
+//!
+//! C header: [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h)
+
+use crate::{
+    alloc::flags::{
+        GFP_NOWAIT,
+        __GFP_NOWARN, //
+    },
+    bindings,
+    container_of,
+    error::to_result,
+    mm::{
+        pagemap::Owner,
+        MmWithUser, //
+    },
+    prelude::*,
+    sync::lock::{
+        Backend,
+        Guard,
+        Lock, //
+    },
+    types::Opaque, //
+};
+use core::{
+    marker::PhantomData,
+    ops::{
+        Deref,
+        Range, //
+    },
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
+
+/// What a driver does when memory that it watches changes.
+///
+/// The lock is taken, and the change is recorded for those who read, by the abstraction: neither
+/// can be forgotten.
+pub trait IntervalNotifierOps: Sized + Send + Sync + 'static {
+    /// What the driver's lock protects, normally the device's page tables.
+    type Protected: Unpin + 'static;
+
+    /// The kind of the driver's lock, normally
+    /// [`MutexBackend`](crate::sync::lock::mutex::MutexBackend).
+    type Backend: Backend + 'static;
+
+    /// What is left to do when the lock is released, normally to wait for the device's TLB; `()` if
+    /// nothing is.
+    type Pending: Send + 'static;
+
+    /// Returns the driver's lock.
+    ///
+    /// It must be the same one at every call: an invalidation has to wait for those who use what
+    /// they have read. Another lock is a bug in the driver, and panics.
+    ///
+    /// It is taken within reclaim, so no memory may be allocated under it that reclaim could be
+    /// needed for, and the mmap lock must not be taken under it.
+    fn lock(&self) -> &Lock<Self::Protected, Self::Backend>;
+
+    /// Returns whether the event does not concern this driver.
+    ///
+    /// Then nothing else is called and no reader has to retry. This is meant for the events of the
+    /// driver's own migrations ([`Event::is_from`]), for which it updates its page tables itself.
+    /// The lock is not held.
+    fn ignores(&self, event: &Event<'_>) -> bool {
+        let _ = event;
+        false
+    }
+
+    /// Removes the range of the event from the device's page tables.
+    ///
+    /// The lock is held, and stays so until this function returns. The device must not use the
+    /// range any more when this function returns [`None`], or else when
+    /// [`finish`](IntervalNotifierOps::finish) returns for what it gave back. The latter lets many
+    /// devices invalidate at the same time.
+    ///
+    /// May sleep, if the lock allows it, unless [`Event::blocking`] forbids it. Then neither this
+    /// function nor `finish` must sleep, and the proof that sleeping is forbidden may be returned
+    /// as error, if the range cannot be removed without.
+    fn invalidate(
+        &self,
+        event: &Event<'_>,
+        state: &mut Self::Protected,
+    ) -> Result<Option<Self::Pending>, WouldBlock>;
+
+    /// Completes an invalidation. The lock is not held.
+    fn finish(&self, pending: Self::Pending);
+}
+
+/// What happens to the memory.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It is unmapped, or mapped elsewhere (`munmap()`, `mremap()`).
+    Unmap,
+    /// Page-table entries are cleared, to be filled anew later.
+    Clear,
+    /// The protection of the whole area changes (`mprotect()`).
+    ProtectVma,
+    /// The protection of single pages changes.
+    ProtectPage,
+    /// Soft-dirty bits are cleared; pages become read-only.
+    SoftDirty,
+    /// The address space ends.
+    Release,
+    /// Pages are migrated to or from a device.
+    Migrate,
+    /// Pages are made accessible to one device only.
+    Exclusive,
+    /// Something that this abstraction does not know.
+    Other,
+}
+
+/// Whether the handler of an event may sleep.
+pub enum Blocking {
+    /// It may.
+    Allowed,
+    /// It must not; it can return the proof of it instead of invalidating.
+    Forbidden(WouldBlock),
+}
+
+/// Proof that an event must be handled without sleeping.
+#[derive(Debug)]
+pub struct WouldBlock(());
+
+/// A change of memory that is about to happen.
+#[repr(transparent)]
+pub struct Event<'a>(
+    Opaque<bindings::mmu_notifier_range>,
+    PhantomData<&'a bindings::mmu_notifier_range>,
+);
+
+impl Event<'_> {
+    /// Makes a reference from a raw pointer.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be valid and unchanged during `'a`.
+    unsafe fn from_raw<'a>(ptr: *const bindings::mmu_notifier_range) -> &'a Self {
+        // SAFETY: By the safety requirements; the layouts are the same.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// Returns the addresses that change, in bytes. They may reach beyond the range watched.
+    pub fn range(&self) -> Range<usize> {
+        // SAFETY: The pointer is valid since `self` is a reference.
+        unsafe { (*self.0.get()).start..(*self.0.get()).end }
+    }
+
+    /// Returns what happens.
+    pub fn kind(&self) -> EventKind {
+        // SAFETY: The pointer is valid since `self` is a reference.
+        match unsafe { (*self.0.get()).event } {
+            bindings::mmu_notifier_event_MMU_NOTIFY_UNMAP => EventKind::Unmap,
+            bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR => EventKind::Clear,
+            bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_VMA => EventKind::ProtectVma,
+            bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_PAGE => EventKind::ProtectPage,
+            bindings::mmu_notifier_event_MMU_NOTIFY_SOFT_DIRTY => EventKind::SoftDirty,
+            bindings::mmu_notifier_event_MMU_NOTIFY_RELEASE => EventKind::Release,
+            bindings::mmu_notifier_event_MMU_NOTIFY_MIGRATE => EventKind::Migrate,
+            bindings::mmu_notifier_event_MMU_NOTIFY_EXCLUSIVE => EventKind::Exclusive,
+            _ => EventKind::Other,
+        }
+    }
+
+    /// Returns whether this is a migration, or a switch to exclusive access, that `owner` caused.
+    pub fn is_from(&self, owner: Owner) -> bool {
+        // The owner is not initialised for events of other kinds.
+        matches!(self.kind(), EventKind::Migrate | EventKind::Exclusive)
+            // SAFETY: The pointer is valid since `self` is a reference.
+            && unsafe { (*self.0.get()).owner } == owner.as_raw()
+    }
+
+    /// Returns whether the handler may sleep.
+    pub fn blocking(&self) -> Blocking {
+        // SAFETY: The pointer is valid since `self` is a reference.
+        if unsafe { bindings::mmu_notifier_range_blockable(self.0.get()) } {
+            Blocking::Allowed
+        } else {
+            Blocking::Forbidden(WouldBlock(()))
+        }
+    }
+}
+
+/// The memory changed while it was being read: start again.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Retry;
+
+impl From<Retry> for Error {
+    fn from(_: Retry) -> Self {
+        EAGAIN
+    }
+}
+
+/// A range of addresses of a process that is being watched.
+///
+/// It holds the driver's `T`, which it dereferences to, and a reference to the `mm_struct` (like
+/// [`ARef<Mm>`](crate::mm::Mm)), but it does not keep the address space from ending.
+///
+/// Dropping it waits until no callback runs. It sleeps, and must not happen within a callback nor
+/// under a lock that callbacks take.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{
+///     mm::notifier::{Event, IntervalNotifier, IntervalNotifierOps, WouldBlock},
+///     mm::MmWithUser,
+///     new_mutex,
+///     sync::{lock::mutex::MutexBackend, Mutex},
+/// };
+/// use core::ops::Range;
+///
+/// /// A device with one page-table entry.
+/// #[pin_data]
+/// struct Mirror {
+///     #[pin]
+///     entry: Mutex<Option<usize>>,
+/// }
+///
+/// impl IntervalNotifierOps for Mirror {
+///     type Protected = Option<usize>;
+///     type Backend = MutexBackend;
+///     type Pending = ();
+///
+///     fn lock(&self) -> &Mutex<Option<usize>> {
+///         &self.entry
+///     }
+///
+///     fn invalidate(
+///         &self,
+///         event: &Event<'_>,
+///         entry: &mut Option<usize>,
+///     ) -> Result<Option<()>, WouldBlock> {
+///         pr_debug!("{:?} of {:x?}\n", event.kind(), event.range());
+///         *entry = None;
+///         Ok(None)
+///     }
+///
+///     fn finish(&self, _pending: ()) {}
+/// }
+///
+/// fn watch(mm: &MmWithUser, range: Range<usize>) -> Result<Pin<KBox<IntervalNotifier<Mirror>>>> {
+///     KBox::pin_init(
+///         IntervalNotifier::new(mm, range, pin_init!(Mirror { entry <- new_mutex!(None) })),
+///         GFP_KERNEL,
+///     )
+/// }
+///
+/// fn fill(notifier: &IntervalNotifier<Mirror>, look_up: impl Fn() -> usize) {
+///     loop {
+///         let read = notifier.read_begin();
+///         let pfn = look_up();
+///         if let Ok(mut entry) = read.lock() {
+///             *entry = Some(pfn);
+///             return;
+///         }
+///     }
+/// }
+/// ```
+///
+/// # Invariants
+///
+/// - `sub` is inserted, with the operations of `T`, into the notifiers of an `mm_struct`.
+/// - `lock` is what [`IntervalNotifierOps::lock`] returned at first. It is only compared.
+#[pin_data(PinnedDrop)]
+pub struct IntervalNotifier<T: IntervalNotifierOps> {
+    #[pin]
+    sub: Opaque<bindings::mmu_interval_notifier>,
+    range: Range<usize>,
+    lock: *const Lock<T::Protected, T::Backend>,
+    #[pin]
+    ops: T,
+}
+
+// SAFETY: The C object may be used and removed on any thread, and `T` is `Send`.
+unsafe impl<T: IntervalNotifierOps> Send for IntervalNotifier<T> {}
+
+// SAFETY: All methods may be called concurrently, and `T` is `Sync`.
+unsafe impl<T: IntervalNotifierOps> Sync for IntervalNotifier<T> {}
+
+/// An invalidation between its first and its second pass.
+#[repr(C)]
+struct Unfinished<P> {
+    // The address of this field is that of the whole.
+    link: bindings::mmu_interval_notifier_finish,
+    pending: P,
+}
+
+impl<T: IntervalNotifierOps> IntervalNotifier<T> {
+    const OPS: bindings::mmu_interval_notifier_ops = bindings::mmu_interval_notifier_ops {
+        invalidate: None,
+        invalidate_start: Some(Self::invalidate_start_callback),
+        invalidate_finish: Some(Self::invalidate_finish_callback),
+    };
+
+    /// Watches the addresses `range` (bytes) of `mm`.
+    ///
+    /// Callbacks can come as soon as, and even before, this function has returned. It may take the
+    /// mmap lock for writing, so the caller must not hold it. May sleep. Fails with [`EINVAL`] if
+    /// the range is empty, and with [`ENOMEM`]. Wraps `mmu_interval_notifier_insert()`.
+    pub fn new<'a, E: 'a>(
+        mm: &'a MmWithUser,
+        range: Range<usize>,
+        ops: impl PinInit<T, E> + 'a,
+    ) -> impl PinInit<Self, Error> + 'a
+    where
+        Error: From<E>,
+    {
+        try_pin_init!(Self {
+            ops <- ops,
+            range,
+            lock: ptr::from_ref(ops.lock()),
+            // Last, since callbacks look at the other fields.
+            //
+            // INVARIANT: `sub` gets inserted.
+            sub <- Opaque::try_ffi_init(|slot| {
+                if range.start >= range.end {
+                    return Err(EINVAL);
+                }
+
+                // SAFETY: `slot` is valid and stays in place until it is removed, since `Self` is
+                // pinned. `mm` has users since it is borrowed.
+                to_result(unsafe {
+                    bindings::mmu_interval_notifier_insert(
+                        slot,
+                        mm.as_raw(),
+                        range.start,
+                        range.end - range.start,
+                        &Self::OPS,
+                    )
+                })
+            }),
+        }? Error)
+    }
+
+    /// Returns the addresses watched, in bytes.
+    #[inline]
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// Returns the C object.
+    #[inline]
+    pub(crate) fn as_raw(&self) -> *mut bindings::mmu_interval_notifier {
+        self.sub.get()
+    }
+
+    /// Returns whether this watches the address space `mm`.
+    pub(crate) fn is_of(&self, mm: &MmWithUser) -> bool {
+        // SAFETY: `sub` is valid by the type invariants, and the field is constant.
+        ptr::eq(unsafe { (*self.sub.get()).mm }, mm.as_raw())
+    }
+
+    /// Returns the driver's lock.
+    fn lock(&self) -> &Lock<T::Protected, T::Backend> {
+        let lock = self.ops.lock();
+
+        assert!(ptr::eq(lock, self.lock), "the lock of a notifier changed");
+        lock
+    }
+
+    /// Starts to read the CPU's page tables.
+    ///
+    /// Sleeps while an invalidation of the range goes on. Neither the driver's lock nor another one
+    /// that callbacks take may be held.
+    pub fn read_begin(&self) -> ReadGuard<'_, T> {
+        ReadGuard {
+            notifier: self,
+            // SAFETY: By the type invariants, `sub` is inserted.
+            seq: unsafe { bindings::mmu_interval_read_begin(self.sub.get()) },
+        }
+    }
+
+    /// Returns the instance that `sub` is a part of.
+    ///
+    /// # Safety
+    ///
+    /// `sub` must be the field of an instance that is alive during `'a`.
+    unsafe fn from_sub<'a>(sub: *mut bindings::mmu_interval_notifier) -> &'a Self {
+        // SAFETY: By the safety requirements.
+        unsafe { &*container_of!(Opaque::cast_from(sub), Self, sub) }
+    }
+
+    /// # Safety
+    ///
+    /// `sub` must be the field of an instance that is not dropped before this function returns,
+    /// `range` valid and constant, and `finish` valid for writes.
+    unsafe extern "C" fn invalidate_start_callback(
+        sub: *mut bindings::mmu_interval_notifier,
+        range: *const bindings::mmu_notifier_range,
+        seq: usize,
+        finish: *mut *mut bindings::mmu_interval_notifier_finish,
+    ) -> bool {
+        // SAFETY: By the safety requirements. The drop of the instance waits for this function.
+        let this = unsafe { Self::from_sub(sub) };
+        // SAFETY: By the safety requirements.
+        let event = unsafe { Event::from_raw(range) };
+
+        if this.ops.ignores(event) {
+            return true;
+        }
+
+        match this.invalidate(event, seq) {
+            Ok(None) => true,
+            Ok(Some(pending)) => {
+                if let Some(unfinished) = this.defer(pending) {
+                    // SAFETY: By the safety requirements.
+                    unsafe { finish.write(unfinished.as_ptr()) };
+                }
+                true
+            }
+            Err(WouldBlock(())) => false,
+        }
+    }
+
+    /// Invalidates under the driver's lock, and makes readers retry.
+    fn invalidate(&self, event: &Event<'_>, seq: usize) -> Result<Option<T::Pending>, WouldBlock> {
+        let lock = self.lock();
+        let mut state = match event.blocking() {
+            Blocking::Allowed => lock.lock(),
+            Blocking::Forbidden(proof) => lock.try_lock().ok_or(proof)?,
+        };
+
+        // SAFETY: `sub` is valid, and `seq` was passed to the callback that we are called from.
+        unsafe { bindings::mmu_interval_set_seq(self.sub.get(), seq) };
+        self.ops.invalidate(event, &mut state)
+    }
+
+    /// Leaves `pending` for the second pass, or completes it at once if there is no memory for it.
+    fn defer(
+        &self,
+        pending: T::Pending,
+    ) -> Option<NonNull<bindings::mmu_interval_notifier_finish>> {
+        let unfinished = KBox::new_uninit(GFP_NOWAIT | __GFP_NOWARN);
+        let Ok(unfinished) = unfinished else {
+            self.ops.finish(pending);
+            return None;
+        };
+
+        let unfinished = KBox::write(
+            unfinished,
+            Unfinished {
+                link: Default::default(),
+                pending,
+            },
+        );
+        NonNull::new(KBox::into_raw(unfinished).cast())
+    }
+
+    /// # Safety
+    ///
+    /// `finish` must come from [`Self::defer`] of an instance that is not dropped before this
+    /// function returns. It is consumed.
+    unsafe extern "C" fn invalidate_finish_callback(
+        finish: *mut bindings::mmu_interval_notifier_finish,
+    ) {
+        // SAFETY: By the safety requirements the pointer comes from `KBox::into_raw()`.
+        let unfinished = unsafe { KBox::<Unfinished<T::Pending>>::from_raw(finish.cast()) };
+        // SAFETY: The caller has set the pointer to the notifier that the first pass was for. The
+        // drop of the instance waits until this function has returned.
+        let this = unsafe { Self::from_sub(unfinished.link.notifier) };
+
+        this.ops.finish(KBox::into_inner(unfinished).pending);
+    }
+}
+
+impl<T: IntervalNotifierOps> Deref for IntervalNotifier<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.ops
+    }
+}
+
+#[pinned_drop]
+impl<T: IntervalNotifierOps> PinnedDrop for IntervalNotifier<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants, `sub` is inserted.
+        unsafe { bindings::mmu_interval_notifier_remove(self.sub.get()) };
+    }
+}
+
+/// A section in which the CPU's page tables are read.
+///
+/// Nothing that was read counts until [`ReadGuard::lock`] or [`ReadGuard::validate`] says so.
+#[must_use = "what was read must be validated before it is used"]
+pub struct ReadGuard<'a, T: IntervalNotifierOps> {
+    notifier: &'a IntervalNotifier<T>,
+    seq: usize,
+}
+
+impl<'a, T: IntervalNotifierOps> ReadGuard<'a, T> {
+    /// Makes a guard for a section that the C side has started.
+    ///
+    /// `seq` must be the sequence number that it started with.
+    pub(crate) fn from_seq(notifier: &'a IntervalNotifier<T>, seq: usize) -> Self {
+        Self { notifier, seq }
+    }
+
+    /// Returns the sequence number that the section started with.
+    pub(crate) fn seq(&self) -> usize {
+        self.seq
+    }
+
+    /// Ends the section: takes the driver's lock, and returns its guard if nothing has changed.
+    ///
+    /// What was read stays true as long as the guard lives.
+    pub fn lock(self) -> Result<Guard<'a, T::Protected, T::Backend>, Retry> {
+        let guard = self.notifier.lock().lock();
+
+        self.validate(&guard)?;
+        Ok(guard)
+    }
+
+    /// Ends the section for somebody who holds the driver's lock already.
+    ///
+    /// What was read stays true as long as the lock is held. The guard of another lock proves
+    /// nothing, and the answer then is [`Retry`].
+    pub fn validate(self, guard: &Guard<'_, T::Protected, T::Backend>) -> Result<(), Retry> {
+        if !ptr::eq(guard.lock_ref(), self.notifier.lock()) {
+            return Err(Retry);
+        }
+
+        // SAFETY: The notifier is inserted since it is borrowed, and its lock is held.
+        if unsafe { bindings::mmu_interval_read_retry(self.notifier.as_raw(), self.seq) } {
+            return Err(Retry);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the section is known to end with [`Retry`], so that work can be saved.
+    pub fn is_stale(&self) -> bool {
+        // SAFETY: The notifier is inserted since it is borrowed.
+        unsafe { bindings::mmu_interval_check_retry(self.notifier.as_raw(), self.seq) }
+    }
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The kernel's selftests that run in the guest, built from the tree.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::kernel::{self, kbuild, Built, Kernel};
+use crate::places::Places;
+use crate::stamp::Stamp;
+use crate::step::Step;
+
+/// A directory of the kernel's selftests.
+struct Tests {
+    /// Its path below `tools/testing/selftests`.
+    source: &'static str,
+    /// Where its programs go, below the directory of all of them.
+    place: Option<&'static str>,
+    /// Programs that are built; nothing named is all.
+    programs: &'static [&'static str],
+}
+
+const TESTS: &[Tests] = &[
+    Tests {
+        source: "mm",
+        place: None,
+        programs: &["hmm-tests", "gup_test"],
+    },
+    Tests {
+        source: "drivers/gpu/tern",
+        place: Some("tern"),
+        programs: &[],
+    },
+];
+
+/// Builds what is not there yet; gives the kernel and the directory of the tests.
+pub fn build(places: &Places, kernel: Kernel) -> Result<(Built, PathBuf)> {
+    let built = kernel::build(places, kernel)?;
+    let _lock = places.lock()?;
+    let output = places.build.join("selftests").join(kernel.name());
+    fs::create_dir_all(&output).with_context(|| format!("{} cannot be made", output.display()))?;
+    let stamp = Stamp::new(output.join("tern.stamp"), built.state.clone());
+    if !stamp.holds() {
+        stamp.clear()?;
+        make(places, &built, &output)?;
+        stamp.set()?;
+    }
+    Ok((built, output))
+}
+
+fn make(places: &Places, built: &Built, output: &Path) -> Result<()> {
+    let mut step = Step::start("selftests", output.join("build.log"))?;
+    step.run(kbuild(built).arg("headers"))?;
+    for tests in TESTS {
+        let source = built
+            .tree
+            .join("tools/testing/selftests")
+            .join(tests.source);
+        // The kernel without the series does not have the series' tests.
+        if source.is_dir() {
+            let output = match tests.place {
+                Some(place) => output.join(place),
+                None => output.to_owned(),
+            };
+            fs::create_dir_all(&output)
+                .with_context(|| format!("{} cannot be made", output.display()))?;
+            let programs = tests.programs.iter().map(|name| output.join(name));
+            step.run(make_in(places, built, &source, &output).args(programs))?;
+        }
+    }
+    step.done();
+    Ok(())
+}
+
+fn make_in(places: &Places, built: &Built, source: &Path, output: &Path) -> Command {
+    let headers = built.objects.join("usr/include");
+    let mut command = Command::new("make");
+    command
+        .arg("-C")
+        .arg(source)
+        .arg(assign("OUTPUT=", output))
+        .arg(assign("KHDR_INCLUDES=-isystem ", &headers))
+        .arg("LLVM=1")
+        .arg(format!("-j{}", places.jobs));
+    command
+}
+
+fn assign(name: &str, value: &Path) -> OsString {
+    let mut argument = OsString::from(name);
+    argument.push(value);
+    argument
+}

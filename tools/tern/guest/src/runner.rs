@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Runs one suite and reports its results as they come.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::unistd::pipe;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::qemu::Process;
+use crate::suite::{misfit, Case, Format, Place, Suite, Totals, Verdict};
+use crate::{libtest, splat, tap};
+
+/// What a guest needs beyond the limit of its command: boot, stacks, power
+/// off.
+const GUEST_EXTRA: Duration = Duration::from_secs(240);
+
+/// How long a suite's output may stay open after its program has ended.
+const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs suites.
+#[derive(Debug)]
+pub struct Runner {
+    tern: PathBuf,
+    logs: PathBuf,
+    guest: PathBuf,
+    values: BTreeMap<String, String>,
+}
+
+enum Event {
+    Line(String),
+    End,
+    Signal,
+}
+
+enum End {
+    Exited(i32),
+    TimedOut,
+    Interrupted,
+}
+
+impl Runner {
+    /// A runner for the checkout `tern`, which writes its logs into `logs` and
+    /// boots guests with the program `guest`. The `values` go into commands.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the directory for the logs cannot be made.
+    pub fn new(
+        tern: PathBuf,
+        logs: PathBuf,
+        guest: PathBuf,
+        values: BTreeMap<String, String>,
+    ) -> Result<Self> {
+        fs::create_dir_all(&logs)
+            .with_context(|| format!("cannot make the directory {}", logs.display()))?;
+        // Suites run in another directory.
+        let logs = logs.canonicalize()?;
+        Ok(Self {
+            tern,
+            logs,
+            guest,
+            values,
+        })
+    }
+
+    /// Runs `suite`, prints its results and counts them in `totals`. Returns
+    /// false when the user has interrupted it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a log cannot be written. A suite that cannot run is a
+    /// failure that is counted, and not an error.
+    pub fn run(&self, suite: &Suite, totals: &mut Totals) -> Result<bool> {
+        let mut book = Book::new(suite, totals);
+        let log = self.logs.join(format!("{}.log", suite.name));
+        let mut log_file = File::create(&log)
+            .with_context(|| format!("cannot write the log {}", log.display()))?;
+        let kernel_log = self.logs.join(format!("{}.kernel.log", suite.name));
+        let started = self.start(suite, &kernel_log, &log_file);
+        let (mut process, output) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                book.problem(&format!("it did not run: {error:#}"));
+                return Ok(true);
+            }
+        };
+        let mut parser = Parser::new(suite.format);
+        let limit = self.limit(suite);
+        let end = follow(&mut process, output, limit, |line| {
+            writeln!(log_file, "{line}")?;
+            if let Some(case) = parser.line(line) {
+                book.case(case, None);
+            }
+            Ok(())
+        })?;
+        process.kill_group();
+        match end {
+            End::Interrupted => return Ok(false),
+            End::TimedOut => {
+                book.problem(&format!("it took longer than {} s", suite.timeout));
+            }
+            End::Exited(status) => {
+                if suite.format == Format::KernelLog {
+                    book.kernel_log(&kernel_log, &mut parser);
+                }
+                book.status(suite.format, status);
+            }
+        }
+        for problem in parser.finish() {
+            book.problem(&problem);
+        }
+        if book.failed {
+            println!("   see {}", log.display());
+        }
+        Ok(true)
+    }
+
+    fn limit(&self, suite: &Suite) -> Duration {
+        let extra = match suite.run {
+            Place::Host => Duration::ZERO,
+            Place::Guest => GUEST_EXTRA,
+        };
+        Duration::from_secs(suite.timeout) + extra
+    }
+
+    /// Starts the suite's program. Its stdout can be read; so can its stderr,
+    /// for `cargo test` says there which program's results follow, except
+    /// with TAP, which a line in between could damage.
+    fn start(&self, suite: &Suite, kernel_log: &Path, log: &File) -> Result<(Process, File)> {
+        let argv = suite.command_with(&self.values)?;
+        let mut command = match suite.run {
+            Place::Host => {
+                let mut command = Command::new(&argv[0]);
+                command.args(&argv[1..]);
+                command
+            }
+            Place::Guest => self.guest_command(suite, kernel_log, &argv),
+        };
+        let (reader, writer) = pipe().context("cannot make a pipe")?;
+        let errors = match suite.format {
+            Format::Libtest | Format::Status => Stdio::from(writer.try_clone()?),
+            Format::Tap | Format::KernelLog => Stdio::from(log.try_clone()?),
+        };
+        command
+            .current_dir(&self.tern)
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(errors);
+        // The writing end is the command's alone from here on, and the output
+        // ends with the program.
+        Ok((Process::spawn(&mut command)?, File::from(reader)))
+    }
+
+    fn guest_command(&self, suite: &Suite, kernel_log: &Path, argv: &[String]) -> Command {
+        let mut command = Command::new(&self.guest);
+        command
+            .args(["run", "--no-stdin", "--log"])
+            .arg(kernel_log)
+            .args(["--gpus", &suite.gpus.to_string()])
+            .args(["--timeout", &suite.timeout.to_string()])
+            .args(&suite.options)
+            .arg("--")
+            .args(argv);
+        command
+    }
+}
+
+/// Hands the lines of `output` to `take` until the program has ended.
+fn follow(
+    process: &mut Process,
+    output: File,
+    limit: Duration,
+    mut take: impl FnMut(&str) -> io::Result<()>,
+) -> Result<End> {
+    let (sender, events) = mpsc::channel();
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let handle = signals.handle();
+    let to_signals = sender.clone();
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            let _ = to_signals.send(Event::Signal);
+        }
+    });
+    thread::spawn(move || read_lines(output, &sender));
+    let end = follow_events(process, &events, Instant::now() + limit, &mut take);
+    handle.close();
+    end
+}
+
+fn follow_events(
+    process: &mut Process,
+    events: &Receiver<Event>,
+    deadline: Instant,
+    take: &mut impl FnMut(&str) -> io::Result<()>,
+) -> Result<End> {
+    let mut ended = None;
+    loop {
+        // A grandchild may hold the output open, so its end proves nothing
+        // about the program, nor the other way round.
+        let wait =
+            Duration::from_millis(200).min(deadline.saturating_duration_since(Instant::now()));
+        match events.recv_timeout(wait) {
+            Ok(Event::Line(line)) => take(&line).context("cannot write a log")?,
+            Ok(Event::Signal) => return Ok(End::Interrupted),
+            Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => {
+                let status = process.wait()?;
+                return Ok(End::Exited(
+                    status.code().unwrap_or(128 + status.signal().unwrap_or(0)),
+                ));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if process.ended().is_some() && ended.is_none() {
+            ended = Some(Instant::now() + OUTPUT_LIMIT);
+        }
+        if ended.is_some_and(|at| Instant::now() >= at) {
+            // Those that hold the output open are of no use any more.
+            process.kill_group();
+        }
+        if Instant::now() >= deadline {
+            return Ok(End::TimedOut);
+        }
+    }
+}
+
+fn read_lines(output: File, events: &Sender<Event>) {
+    let mut reader = BufReader::new(output);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match reader.read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches(['\r', '\n']).to_string();
+        if events.send(Event::Line(text)).is_err() {
+            return;
+        }
+    }
+    let _ = events.send(Event::End);
+}
+
+/// The reader of a suite's format.
+enum Parser {
+    Tap(tap::Parser),
+    Libtest(libtest::Parser),
+    /// KTAP that is not in the output.
+    Log(tap::Parser),
+    Nothing,
+}
+
+impl Parser {
+    fn new(format: Format) -> Self {
+        match format {
+            Format::Tap => Self::Tap(tap::Parser::default()),
+            Format::Libtest => Self::Libtest(libtest::Parser::default()),
+            Format::KernelLog => Self::Log(tap::Parser::default()),
+            Format::Status => Self::Nothing,
+        }
+    }
+
+    fn line(&mut self, line: &str) -> Option<Case> {
+        match self {
+            Self::Tap(parser) => parser.line(line),
+            Self::Libtest(parser) => parser.line(line),
+            Self::Log(_) | Self::Nothing => None,
+        }
+    }
+
+    fn finish(self) -> Vec<String> {
+        match self {
+            Self::Tap(parser) | Self::Log(parser) => parser.finish(),
+            Self::Libtest(parser) => parser.finish(),
+            Self::Nothing => Vec::new(),
+        }
+    }
+}
+
+/// Prints the results of one suite and counts them.
+struct Book<'a> {
+    suite: &'a Suite,
+    totals: &'a mut Totals,
+    cases: Vec<Case>,
+    last: Instant,
+    failed: bool,
+}
+
+impl<'a> Book<'a> {
+    fn new(suite: &'a Suite, totals: &'a mut Totals) -> Self {
+        Self {
+            suite,
+            totals,
+            cases: Vec::new(),
+            last: Instant::now(),
+            failed: false,
+        }
+    }
+
+    /// Takes a result that came after `time`, or that came now.
+    fn case(&mut self, case: Case, time: Option<Duration>) {
+        let case = self.suite.judge(case);
+        let time = time.unwrap_or_else(|| self.last.elapsed());
+        self.last = Instant::now();
+        let (word, details) = match &case.verdict {
+            Verdict::Passed => ("ok", ""),
+            Verdict::Failed(details) => ("not ok", details.as_str()),
+            Verdict::Skipped(reason) => ("skip", reason.as_str()),
+        };
+        let sign = if details.is_empty() { "" } else { " # " };
+        let name = &case.name;
+        let place = if *name == self.suite.name {
+            String::new()
+        } else {
+            format!("{}/", self.suite.name)
+        };
+        println!(
+            "{word} {place}{name}{sign}{details} ({:.2} s)",
+            time.as_secs_f64()
+        );
+        self.totals.add(&case.verdict);
+        self.failed |= case.verdict.is_failure();
+        self.cases.push(case);
+    }
+
+    /// Counts something that is wrong with the suite as a whole.
+    fn problem(&mut self, what: &str) {
+        let verdict = Verdict::Failed(what.to_string());
+        println!("not ok {} # {what}", self.suite.name);
+        self.totals.add(&verdict);
+        self.failed = true;
+    }
+
+    fn status(&mut self, format: Format, status: i32) {
+        if format == Format::Status {
+            let verdict = match status {
+                0 => Verdict::Passed,
+                _ => Verdict::Failed(format!("exit status {status}")),
+            };
+            let name = self.suite.name.clone();
+            self.case(Case { name, verdict }, None);
+        }
+        if let Some(what) = misfit(format, status, &self.cases) {
+            self.problem(&what);
+        }
+    }
+
+    /// Reads the results out of the log of a guest's kernel.
+    fn kernel_log(&mut self, path: &Path, parser: &mut Parser) {
+        let Parser::Log(parser) = parser else { return };
+        let log = fs::read(path).unwrap_or_default();
+        let mut before = None;
+        for line in String::from_utf8_lossy(&log).lines() {
+            let stamp = splat::stamp(line);
+            if let Some(case) = parser.line(splat::message(line)) {
+                let seconds = stamp.zip(before).map_or(0.0, |(now, last)| now - last);
+                before = stamp;
+                self.case(case, Some(Duration::from_secs_f64(f64::max(seconds, 0.0))));
+            } else if before.is_none() && line.contains("KTAP version") {
+                before = stamp;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::read_table;
+
+    fn run(format: &str, script: &str, timeout: u64) -> Totals {
+        let directory = tempfile::tempdir().unwrap();
+        let table = format!(
+            "[[suite]]\nname = \"s\"\nabout = \"x\"\nrun = \"host\"\nformat = \"{format}\"\n\
+             command = [\"sh\", \"-c\", '''{script}''']\ntimeout = {timeout}\n\
+             skip = [{{ test = \"may\", reason = \"r\" }}]\n"
+        );
+        let suite = &read_table(&table).unwrap()[0];
+        let path = directory.path();
+        let runner = Runner::new(
+            path.into(),
+            path.join("logs"),
+            path.join("no-tern-guest"),
+            BTreeMap::new(),
+        )
+        .unwrap();
+        let mut totals = Totals::default();
+        assert!(runner.run(suite, &mut totals).unwrap());
+        totals
+    }
+
+    fn totals(passed: usize, failed: usize, skipped: usize) -> Totals {
+        Totals {
+            passed,
+            failed,
+            skipped,
+        }
+    }
+
+    #[test]
+    fn a_good_suite() {
+        let script = "echo 1..2; echo ok 1 a; echo ok 2 may '#' SKIP why";
+        assert_eq!(run("tap", script, 60), totals(1, 0, 1));
+    }
+
+    #[test]
+    fn failures_are_counted_once() {
+        let script = "echo 1..2; echo ok 1 a; echo not ok 2 b; exit 1";
+        assert_eq!(run("tap", script, 60), totals(1, 1, 0));
+    }
+
+    #[test]
+    fn a_crash_is_a_failure() {
+        let script = "echo 1..1; echo ok 1 a; kill -SEGV $$";
+        assert_eq!(run("tap", script, 60), totals(1, 1, 0));
+    }
+
+    #[test]
+    fn a_skip_that_is_not_allowed_is_a_failure() {
+        let script = "echo 1..1; echo ok 1 must '#' SKIP why";
+        assert_eq!(run("tap", script, 60), totals(0, 1, 0));
+    }
+
+    #[test]
+    fn a_suite_without_results_fails() {
+        // No plan, and no result.
+        assert_eq!(run("tap", "true", 60), totals(0, 2, 0));
+    }
+
+    #[test]
+    fn a_plan_that_is_not_kept_fails() {
+        assert_eq!(run("tap", "echo 1..2; echo ok 1 a", 60), totals(1, 1, 0));
+    }
+
+    #[test]
+    fn time_runs_out() {
+        let begin = Instant::now();
+        let script = "echo 1..1; echo ok 1 a; sleep 1000 & wait";
+        assert_eq!(run("tap", script, 1), totals(1, 1, 0));
+        assert!(begin.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn the_exit_status_can_be_the_result() {
+        assert_eq!(run("status", "exit 0", 60), totals(1, 0, 0));
+        assert_eq!(run("status", "exit 3", 60), totals(0, 1, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_started_fails() {
+        assert_eq!(run("status", "{missing}", 60), totals(0, 1, 0));
+    }
+
+    #[test]
+    fn both_outputs_of_cargo_are_read() {
+        let script = "echo '     Running x (t/p-1)' >&2; echo running 1 test; \
+                      echo 'test a ... ok'; echo 'test result: ok.'";
+        assert_eq!(run("libtest", script, 60), totals(1, 0, 0));
+    }
+}

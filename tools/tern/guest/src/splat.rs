@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Finds the kernel's complaints in its log.
+
+/// A complaint of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Splat {
+    /// Number of its first line in the log, from 1.
+    pub line: usize,
+    /// The line that says what is wrong, without its time stamp.
+    pub title: String,
+    /// The lines of the log that belong to it.
+    pub excerpt: Vec<String>,
+}
+
+/// A complaint is a line that starts so ...
+const STARTS: &[&str] = &[
+    "WARNING:",
+    "BUG:",
+    "Oops:",
+    "Kernel panic - not syncing",
+    "general protection fault",
+    "int3:",
+    "invalid opcode:",
+    "stack segment:",
+    "divide error:",
+    "kernel BUG at",
+    "UBSAN:",
+    "ODEBUG:",
+    "kmemleak:",
+    "INFO: task ",
+    "INFO: possible recursive locking",
+    "INFO: trying to register non-static key",
+    "INFO: rcu",
+    "INFO: lockdep is turned off",
+    "rcu: INFO: rcu",
+    "watchdog: BUG:",
+    "NMI watchdog: Watchdog detected",
+    "rust_kernel: panicked at",
+    "Out of memory: Killed process",
+    "unregister_netdevice: waiting",
+];
+
+/// ... or has this in it.
+const PARTS: &[&str] = &[
+    "Bad page state",
+    "Bad rss-counter",
+    "Bad page map",
+    "leaked folio",
+    "leaked page",
+    "nonzero pgtables",
+    "DEBUG_LOCKS_WARN_ON",
+    "rcu_preempt detected stalls",
+    "rcu_sched detected stalls",
+    "self-detected stall",
+];
+
+/// Lines that only look like complaints.
+const HARMLESS: &[&str] = &[
+    // Prints how much kmemleak found, which is 0 as well.
+    "kmemleak: Kernel memory leak detector initialized",
+    "kmemleak: Automatic memory scanning thread",
+];
+
+const CUT_HERE: &str = "------------[ cut here ]------------";
+const END_TRACE: &str = "---[ end trace";
+
+/// Most lines of an excerpt.
+const EXCERPT: usize = 60;
+
+/// The message of a line of the kernel log: what comes behind the time stamp
+/// and, with `CONFIG_PRINTK_CALLER`, the caller.
+pub fn message(line: &str) -> &str {
+    let mut rest = line.trim_end_matches(['\r', '\n']);
+    // "<4>", as /dev/kmsg and the early console have it.
+    if let Some(inner) = rest.strip_prefix('<') {
+        if let Some((level, behind)) = inner.split_once('>') {
+            if !level.is_empty() && level.bytes().all(|b| b.is_ascii_digit()) {
+                rest = behind;
+            }
+        }
+    }
+    while let Some(inner) = rest.strip_prefix('[') {
+        let Some((inside, behind)) = inner.split_once(']') else {
+            break;
+        };
+        if !is_stamp(inside) {
+            break;
+        }
+        rest = behind.strip_prefix(' ').unwrap_or(behind);
+    }
+    rest
+}
+
+/// Seconds since boot that the line is stamped with.
+pub fn stamp(line: &str) -> Option<f64> {
+    let inside = line.strip_prefix('[')?.split_once(']')?.0;
+    inside.trim().parse().ok()
+}
+
+/// "   12.345678", or the caller: "    T123", "   C1".
+fn is_stamp(inside: &str) -> bool {
+    let text = inside.trim();
+    let number = text.strip_prefix(['T', 'C']).unwrap_or(text);
+    !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+}
+
+fn is_complaint(message: &str) -> bool {
+    if HARMLESS.iter().any(|text| message.contains(text)) {
+        return false;
+    }
+    let message = message.trim_start();
+    STARTS.iter().any(|text| message.starts_with(text))
+        || PARTS.iter().any(|text| message.contains(text))
+}
+
+/// All complaints in `log`, in order. Lines that follow a complaint up to the
+/// end of its trace belong to it and are not complaints of their own.
+pub fn find(log: &str) -> Vec<Splat> {
+    let lines: Vec<&str> = log.lines().map(message).collect();
+    let mut splats = Vec::new();
+    let mut at = 0;
+    while at < lines.len() {
+        if !is_complaint(lines[at]) {
+            at += 1;
+            continue;
+        }
+        let first = if at > 0 && lines[at - 1].contains(CUT_HERE) {
+            at - 1
+        } else {
+            at
+        };
+        let last = end_of(&lines, at);
+        splats.push(Splat {
+            line: first + 1,
+            title: lines[at].trim().to_string(),
+            excerpt: lines[first..=last].iter().map(|l| l.to_string()).collect(),
+        });
+        at = last + 1;
+    }
+    splats
+}
+
+/// Index of the last line of the complaint whose title is at `title`: its
+/// `end trace`, else the line before the next `cut here`, else the limit.
+fn end_of(lines: &[&str], title: usize) -> usize {
+    let limit = lines.len().min(title + EXCERPT);
+    for (at, line) in lines.iter().enumerate().take(limit).skip(title) {
+        if line.contains(END_TRACE) {
+            return at;
+        }
+        if at > title && line.contains(CUT_HERE) {
+            return at - 1;
+        }
+    }
+    limit - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WARN: &str = "\
+[    1.000000] Freeing unused kernel image memory
+[    2.000001] ------------[ cut here ]------------
+[    2.000002] WARNING: mm/foo.c:12 at foo+0x1/0x20, CPU#1: sh/7
+[    2.000003] Modules linked in:
+[    2.000004] Call Trace:
+[    2.000005]  bar+0x1/0x2
+[    2.000006] ---[ end trace 0000000000000000 ]---
+[    2.000007] done
+";
+
+    #[test]
+    fn a_clean_log_has_none() {
+        let log = "[    0.0] Linux version 7.3.4\n\
+                   [    0.1] printk: debug: ignoring loglevel setting.\n\
+                   [    0.2] lockdep: fixing up alternatives.\n\
+                   [    0.3] tern 0000:00:05.0: WARNINGS are welcome\n\
+                   [    0.4] Spectre V2 : kernel not compiled with retpoline\n";
+        assert_eq!(find(log), []);
+    }
+
+    #[test]
+    fn a_warning_comes_with_its_trace() {
+        let splats = find(WARN);
+        assert_eq!(splats.len(), 1);
+        assert_eq!(splats[0].line, 2);
+        assert!(splats[0].title.starts_with("WARNING: mm/foo.c:12"));
+        assert_eq!(splats[0].excerpt.len(), 6);
+        assert!(splats[0].excerpt[0].contains("cut here"));
+        assert!(splats[0].excerpt[5].contains("end trace"));
+    }
+
+    #[test]
+    fn every_kind_is_found() {
+        for line in [
+            "[    2.1] BUG: KASAN: slab-use-after-free in foo+0x1/0x2",
+            "[    2.1] BUG: Bad page state in process hmm-tests  pfn:12345",
+            "[    2.1][    T7] BUG: unable to handle page fault for address: 0",
+            "[    2.1] Kernel panic - not syncing: Attempted to kill init!",
+            "[    2.1] Oops: general protection fault, 0000 [#1] SMP NOPTI",
+            "[    2.1] kernel BUG at mm/huge_memory.c:1!",
+            "[    2.1] UBSAN: array-index-out-of-bounds in a.c:1:2",
+            "[    2.1] WARNING: possible circular locking dependency detected",
+            "[    2.1] INFO: task sh:12 blocked for more than 120 seconds.",
+            "[    2.1] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+            "[    2.1] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!",
+            "[    2.1] tern 0000:00:05.0: leaked folio at pfn 0x123",
+            "<3>[    2.1] UBSAN: shift-out-of-bounds",
+            "[    2.1] rust_kernel: panicked at drivers/gpu/x.rs:1:2:",
+        ] {
+            assert_eq!(find(line).len(), 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_of_a_splat_are_not_counted_again() {
+        let log = "[ 1.0] BUG: unable to handle page fault\n\
+                   [ 1.0] Oops: 0002 [#1] SMP\n\
+                   [ 1.0] ---[ end trace 0 ]---\n\
+                   [ 1.0] Kernel panic - not syncing: Fatal exception\n";
+        let titles: Vec<_> = find(log).into_iter().map(|s| s.title).collect();
+        assert_eq!(
+            titles,
+            [
+                "BUG: unable to handle page fault",
+                "Kernel panic - not syncing: Fatal exception"
+            ]
+        );
+    }
+
+    #[test]
+    fn two_warnings_in_a_row_are_two() {
+        let log = WARN.repeat(2);
+        assert_eq!(find(&log).len(), 2);
+    }
+
+    #[test]
+    fn an_endless_excerpt_is_cut() {
+        let log = format!("BUG: x\n{}", "y\n".repeat(1000));
+        assert_eq!(find(&log)[0].excerpt.len(), EXCERPT);
+    }
+
+    #[test]
+    fn stamps_are_taken_off() {
+        assert_eq!(message("[    1.5] ok 1 a"), "ok 1 a");
+        assert_eq!(message("[    1.5]     ok 1 a\r"), "    ok 1 a");
+        assert_eq!(message("[    1.5][   T42] ok"), "ok");
+        assert_eq!(message("[drm] hello"), "[drm] hello");
+        assert_eq!(stamp("[    1.5] x"), Some(1.5));
+        assert_eq!(stamp("x"), None);
+    }
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Memory from malloc, as any program has it.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use anyhow::{bail, Context, Result};
+use clap::ValueEnum;
+
+use crate::format::bytes;
+
+/// Whether buffers may be made of transparent huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Thp {
+    /// Ask for huge pages (`MADV_HUGEPAGE`).
+    #[default]
+    Always,
+    /// Forbid them (`MADV_NOHUGEPAGE`).
+    Never,
+    /// Leave it to the system.
+    Default,
+}
+
+/// A type whose values are plain bytes: all bit patterns are valid, there is no padding.
+///
+/// # Safety
+///
+/// The type must be like that.
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: integers and floating-point numbers have no padding and no invalid patterns.
+unsafe impl Plain for u64 {}
+// SAFETY: as above.
+unsafe impl Plain for f32 {}
+// SAFETY: as above.
+unsafe impl Plain for f64 {}
+// SAFETY: two u32 in a row.
+unsafe impl Plain for crate::kernels::Count {}
+
+/// A zeroed array from the C library's allocator, which the device may access.
+///
+/// A large one is not touched before it is used, so its first use may be the device's.
+pub struct Buffer<T: Plain> {
+    start: NonNull<T>,
+    count: usize,
+}
+
+impl<T: Plain> Buffer<T> {
+    /// Allocates `count` elements.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no memory, or the system does not do as `thp` says.
+    pub fn new(count: usize, thp: Thp) -> Result<Self> {
+        // At least one element, so that null means no memory.
+        // SAFETY: calloc has no preconditions, and checks the product.
+        let start = unsafe { libc::calloc(count.max(1), size_of::<T>()) };
+        let Some(start) = NonNull::new(start.cast()) else {
+            let size = (count as u64).saturating_mul(size_of::<T>() as u64);
+            bail!(
+                "no memory for a buffer of {}; use a smaller --size",
+                bytes(size)
+            );
+        };
+        let buffer = Self { start, count };
+        buffer.advise(thp)?;
+        Ok(buffer)
+    }
+
+    /// Applies `thp` to the whole pages of the buffer.
+    fn advise(&self, thp: Thp) -> Result<()> {
+        let (advice, name) = match thp {
+            Thp::Always => (libc::MADV_HUGEPAGE, "always"),
+            Thp::Never => (libc::MADV_NOHUGEPAGE, "never"),
+            Thp::Default => return Ok(()),
+        };
+        let page = page_size();
+        let (first, end) = (self.start.as_ptr() as usize, self.count * size_of::<T>());
+        let start = first.next_multiple_of(page);
+        let length = (first + end).saturating_sub(start) / page * page;
+        if length == 0 {
+            return Ok(());
+        }
+        // SAFETY: the pages belong to this buffer, and the advice changes no contents.
+        let status = unsafe { libc::madvise(start as *mut _, length, advice) };
+        if status != 0 {
+            return Err(io::Error::last_os_error()).with_context(|| {
+                format!("the kernel refuses --thp {name}; was it built without huge pages?")
+            });
+        }
+        Ok(())
+    }
+
+    /// For the device or the CPU's kernel to write to.
+    pub fn as_mut_ptr(&mut self) -> *mut T {
+        self.start.as_ptr()
+    }
+}
+
+impl<T: Plain> Deref for Buffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: calloc gave `count` zeroed elements, aligned for any of these types, and all
+        // bit patterns are valid.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
+    }
+}
+
+impl<T: Plain> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above; `&mut self` makes it the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.count) }
+    }
+}
+
+impl<T: Plain> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        // SAFETY: it came from calloc and is freed once.
+        unsafe { libc::free(self.start.as_ptr().cast()) };
+    }
+}
+
+/// Bytes of a page of the CPU.
+pub fn page_size() -> usize {
+    // SAFETY: sysconf has no preconditions.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+/// Bytes of memory of the machine.
+fn machine_memory() -> u64 {
+    // SAFETY: sysconf has no preconditions.
+    let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
+    u64::try_from(pages).unwrap_or(0) * page_size() as u64
+}
+
+/// Checks that a workload of `size` bytes leaves room for the rest of the machine.
+///
+/// # Errors
+///
+/// Where it is more than half of the machine's memory.
+pub fn check_size(size: u64) -> Result<()> {
+    let most = machine_memory() / 2;
+    if size > most {
+        bail!(
+            "{} is more than half of this machine's memory; use at most --size {}M",
+            bytes(size),
+            most >> 20
+        );
+    }
+    Ok(())
+}
+
+/// Numbers that look random and are the same every time (SplitMix64).
+pub fn scramble(position: u64) -> u64 {
+    let mut z = position.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zero_and_hold_what_is_written() {
+        for thp in [Thp::Always, Thp::Never, Thp::Default] {
+            let mut buffer = Buffer::<u64>::new(1 << 20, thp).unwrap();
+            assert!(buffer.iter().all(|&v| v == 0));
+            buffer[(1 << 20) - 1] = 7;
+            assert_eq!(buffer.last(), Some(&7));
+        }
+        assert!(Buffer::<u64>::new(0, Thp::Always).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_an_error() {
+        assert!(Buffer::<u64>::new(usize::MAX / 4, Thp::Default).is_err());
+        let error = check_size(u64::MAX).unwrap_err().to_string();
+        assert!(error.contains("half of this machine's memory"), "{error}");
+        check_size(1 << 20).unwrap();
+    }
+
+    #[test]
+    fn scrambled_numbers_differ() {
+        let mut numbers: Vec<_> = (0..10_000).map(scramble).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 10_000);
+    }
+}

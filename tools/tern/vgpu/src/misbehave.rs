@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Faults of the device itself, on purpose and by chance, so that a driver's defences can be tried.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::str::FromStr;
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::core::{Completion, Core};
+use crate::hw;
+use crate::sync::lock;
+
+/// One kind of misbehaviour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misbehave {
+    /// One completion in this many is lost, its fence and its interrupt.
+    DropCompletion(u64),
+    /// Every completion comes this many microseconds late, in order.
+    DelayCompletion(u64),
+    /// Every completion comes up to this many microseconds late, in order within a ring only.
+    ReorderCompletion(u64),
+    /// One fault entry in this many has a random member overwritten.
+    CorruptFault(u64),
+    /// The device is gone after this many completions.
+    Vanish(u64),
+}
+
+/// Text that names no misbehaviour.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "{0:?} is no misbehaviour: there are drop-completion, delay-completion, reorder-completion, \
+     corrupt-fault and vanish, each with =N (a number of at least 1) behind it or not"
+)]
+pub struct Unknown(String);
+
+impl FromStr for Misbehave {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        let unknown = || Unknown(text.into());
+        let (kind, number) = match text.split_once('=') {
+            Some((kind, number)) => {
+                let number = number.parse().map_err(|_| unknown())?;
+                (kind, Some(number).filter(|n| *n > 0).ok_or_else(unknown)?)
+            }
+            None => (text, 0),
+        };
+        let or = |default| if number == 0 { default } else { number };
+        Ok(match kind {
+            "drop-completion" => Self::DropCompletion(or(16)),
+            "delay-completion" => Self::DelayCompletion(or(1000)),
+            "reorder-completion" => Self::ReorderCompletion(or(1000)),
+            "corrupt-fault" => Self::CorruptFault(or(16)),
+            "vanish" => Self::Vanish(or(1000)),
+            _ => return Err(unknown()),
+        })
+    }
+}
+
+/// The generator SplitMix64: small, and good enough to choose what goes wrong.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.next() % n == 0
+    }
+}
+
+/// A completion that waits for its time.
+struct Late {
+    due: Instant,
+    number: u64,
+    completion: Completion,
+}
+
+impl PartialEq for Late {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Late {}
+
+impl PartialOrd for Late {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Late {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.due, self.number).cmp(&(other.due, other.number))
+    }
+}
+
+struct State {
+    random: Random,
+    completions: u64,
+    late: BinaryHeap<Reverse<Late>>,
+    /// When the last one of a ring is due, by its doorbell: nothing overtakes within a ring.
+    last: Vec<(usize, Instant)>,
+    stop: bool,
+}
+
+/// Decides what goes wrong.
+pub struct Mischief {
+    kinds: Vec<Misbehave>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Mischief {
+    /// Makes one that does what is listed.
+    pub fn new(kinds: Vec<Misbehave>, seed: u64) -> Self {
+        Self {
+            kinds,
+            state: Mutex::new(State {
+                random: Random(seed),
+                completions: 0,
+                late: BinaryHeap::new(),
+                last: Vec::new(),
+                stop: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Whether completions come late, so that [`deliver`](Self::deliver) needs a thread.
+    pub fn delays(&self) -> bool {
+        self.kinds.iter().any(|kind| {
+            matches!(
+                kind,
+                Misbehave::DelayCompletion(_) | Misbehave::ReorderCompletion(_)
+            )
+        })
+    }
+
+    /// Passes a completion on if it is to be written now.
+    pub fn pass(&self, completion: Completion) -> Option<Completion> {
+        if self.kinds.is_empty() {
+            return Some(completion);
+        }
+        let mut state = lock(&self.state);
+        state.completions += 1;
+        let mut delay = Duration::ZERO;
+        for kind in &self.kinds {
+            match *kind {
+                Misbehave::DropCompletion(n) if state.random.one_in(n) => return None,
+                Misbehave::DelayCompletion(us) => delay += Duration::from_micros(us),
+                Misbehave::ReorderCompletion(us) => {
+                    delay += Duration::from_micros(state.random.next() % us);
+                }
+                // What a device does that falls off the bus: no farewell to anyone.
+                Misbehave::Vanish(n) if state.completions > n => std::process::exit(0),
+                _ => {}
+            }
+        }
+        if !self.delays() {
+            return Some(completion);
+        }
+        state.postpone(completion, delay);
+        self.changed.notify_one();
+        None
+    }
+
+    /// Spoils a fault entry, or does not.
+    pub fn fault(&self, entry: &mut hw::FaultEntry) {
+        for kind in &self.kinds {
+            let Misbehave::CorruptFault(n) = *kind else {
+                continue;
+            };
+            let random = &mut lock(&self.state).random;
+            if random.one_in(n) {
+                let value = random.next();
+                match random.next() % 6 {
+                    0 => entry.addr = value,
+                    1 => entry.asid = value as u32,
+                    2 => entry.access = value as u32,
+                    3 => entry.queue = value as u32,
+                    4 => entry.reason = value as u32,
+                    _ => entry.dispatch = value,
+                }
+            }
+        }
+    }
+
+    /// Writes late completions when they are due, until [`stop`](Self::stop).
+    pub fn deliver(&self, core: &Core) {
+        loop {
+            // Memory before state, as everywhere.
+            let dma = core.bus.dma();
+            let mut state = lock(&self.state);
+            if state.stop {
+                return;
+            }
+            let now = Instant::now();
+            let due = |late: &Reverse<Late>| late.0.due <= now;
+            while state.late.peek().is_some_and(due) {
+                if let Some(Reverse(late)) = state.late.pop() {
+                    core.write_completion(&dma, &late.completion);
+                }
+            }
+            drop(dma);
+            let wait = match state.late.peek() {
+                Some(Reverse(late)) => late.due - now,
+                None => Duration::from_secs(3600),
+            };
+            let _ = self.changed.wait_timeout(state, wait);
+        }
+    }
+
+    /// Forgets the completions that are late.
+    pub fn clear(&self) {
+        let mut state = lock(&self.state);
+        state.late.clear();
+        state.last.clear();
+    }
+
+    /// Ends [`deliver`](Self::deliver).
+    pub fn stop(&self) {
+        lock(&self.state).stop = true;
+        self.changed.notify_one();
+    }
+}
+
+impl State {
+    fn postpone(&mut self, completion: Completion, delay: Duration) {
+        let mut due = Instant::now() + delay;
+        match self.last.iter_mut().find(|l| l.0 == completion.bell) {
+            Some(last) => {
+                due = due.max(last.1);
+                last.1 = due;
+            }
+            None => self.last.push((completion.bell, due)),
+        }
+        self.late.push(Reverse(Late {
+            due,
+            number: self.completions,
+            completion,
+        }));
+    }
+}

@@ -1,0 +1,542 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Dispatches, translation and faults, seen from a guest.
+
+mod support;
+
+use support::asm::{self, add, addi, amoadd, ld, sd, slli, A0, A1, T0, T1, T2, ZERO};
+use support::{options, Guest, Ring};
+use tern_vgpu::hw;
+
+const CODE: u64 = 0x10_0000_0000;
+const DATA: u64 = 0x20_0000_0000;
+const RW: u64 = hw::ENTRY_SYSTEM | hw::ENTRY_WRITE | hw::ENTRY_ATOMIC;
+
+/// a0[index] = index.
+fn store_index() -> Vec<u32> {
+    vec![slli(T0, A1, 3), add(T0, T0, A0), sd(A1, T0, 0), asm::RET]
+}
+
+/// a0[1] = a0[0] + 1.
+fn load_store() -> Vec<u32> {
+    vec![ld(T0, A0, 0), addi(T0, T0, 1), sd(T0, A0, 8), asm::ECALL]
+}
+
+/// Adds 1 to a0[0] atomically.
+fn count() -> Vec<u32> {
+    vec![addi(T0, ZERO, 1), amoadd(T1, T0, A0), asm::ECALL]
+}
+
+fn packet(entry: u64, args: u64, threads: u64) -> hw::DispatchPacket {
+    hw::DispatchPacket {
+        op: hw::OP_DISPATCH,
+        entry,
+        args,
+        threads,
+        ..Default::default()
+    }
+}
+
+/// A guest with one address space (1), one queue (3) in it, and a program mapped at `CODE`.
+fn ready(program: &[u32]) -> (Guest, u64, Ring) {
+    ready_with(options(), program)
+}
+
+fn ready_with(options: tern_vgpu::options::Options, program: &[u32]) -> (Guest, u64, Ring) {
+    let mut guest = Guest::new(options);
+    let root = guest.space(1);
+    guest.program_at(root, CODE, program);
+    let queue = guest.start_queue(3, 1);
+    (guest, root, queue)
+}
+
+#[test]
+fn threads_get_their_arguments() {
+    let (mut guest, root, mut queue) = ready(&store_index());
+    let data = guest.alloc(16 << 12, 4096);
+    for page in 0..16 {
+        guest.map(root, DATA + (page << 12), data + (page << 12), 12, RW);
+    }
+    let threads = 5000;
+    let fence = guest.dispatch(&mut queue, packet(CODE, DATA, threads));
+    let fence = guest.wait_fence(fence);
+    assert_eq!(fence.status, hw::COMPLETE_OK);
+    assert_eq!(fence.count, 4 * threads);
+    guest.wait_interrupt(hw::VECTOR_COMPUTE);
+    for index in 0..threads {
+        assert_eq!(guest.load(data + 8 * index), index);
+    }
+    assert_eq!(guest.index(&queue), 1);
+}
+
+#[test]
+fn leaves_of_all_sizes_reach_both_apertures() {
+    let (mut guest, root, mut queue) = ready(&load_store());
+    let mut value = 100;
+    for shift in [12, 16, 21] {
+        for system in [true, false] {
+            let size = 1 << shift;
+            let (at, flags) = if system {
+                (guest.alloc(size, size), RW)
+            } else {
+                (guest.vram_alloc(size, size), hw::ENTRY_WRITE)
+            };
+            let va = DATA + (value << 24);
+            guest.map(root, va, at, shift, flags);
+            for offset in [0, size / 2, size - 16] {
+                value += 1;
+                guest.set_bytes(system, at + offset, &value.to_le_bytes());
+                let fence = guest.dispatch(&mut queue, packet(CODE, va + offset, 1));
+                assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+                let got = guest.bytes(system, at + offset + 8, 8);
+                assert_eq!(
+                    got,
+                    (value + 1).to_le_bytes(),
+                    "shift {shift}, system {system}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn tables_may_be_in_system_memory() {
+    let (mut guest, _, mut queue) = ready(&[asm::ECALL]);
+    let tables: Vec<u64> = (0..4).map(|_| guest.alloc(4096, 4096)).collect();
+    let code = guest.alloc(4096, 4096);
+    guest.set_words(true, code, &[asm::ECALL]);
+    for (n, level) in (0..4).rev().enumerate() {
+        let index = CODE >> (12 + 9 * level) & 511;
+        let next = tables.get(n + 1).copied().unwrap_or(code | hw::ENTRY_LEAF);
+        let entry = next | hw::ENTRY_VALID | hw::ENTRY_SYSTEM;
+        guest.store(tables[n] + 8 * index, entry);
+    }
+    guest.set_space(1, tables[0] | hw::ENTRY_VALID | hw::ENTRY_SYSTEM);
+    guest.invalidate(1, 0, u64::MAX);
+    let fence = guest.dispatch(&mut queue, packet(CODE, 0, 64));
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+}
+
+#[test]
+fn faults_are_repaired_and_replayed() {
+    let (mut guest, root, mut queue) = ready(&store_index());
+    let data = guest.alloc(2 << 12, 4096);
+    let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 1024));
+    let mut pages = std::collections::BTreeSet::new();
+    while pages.len() < 2 {
+        for fault in guest.wait_faults() {
+            assert_eq!((fault.asid, fault.queue, fault.dispatch), (1, 3, 0));
+            assert_eq!(fault.access, hw::ACCESS_WRITE);
+            assert_eq!(fault.reason, hw::FAULT_ABSENT);
+            assert!(fault.lanes != 0 && fault.timestamp != 0);
+            pages.insert(fault.addr >> 12);
+        }
+    }
+    assert_ne!(guest.load(fence.0), fence.1);
+    for page in pages {
+        let va = page << 12;
+        guest.map(root, va, data + (va - DATA), 12, RW);
+    }
+    guest.replay();
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    for index in 0..1024 {
+        assert_eq!(guest.load(data + 8 * index), index);
+    }
+}
+
+#[test]
+fn rights_are_checked() {
+    let cases = [
+        (load_store(), hw::ENTRY_SYSTEM, hw::ACCESS_WRITE),
+        (count(), hw::ENTRY_SYSTEM, hw::ACCESS_ATOMIC),
+        (
+            count(),
+            hw::ENTRY_SYSTEM | hw::ENTRY_WRITE,
+            hw::ACCESS_ATOMIC,
+        ),
+    ];
+    for (program, flags, access) in cases {
+        let (mut guest, root, mut queue) = ready(&program);
+        let data = guest.alloc(4096, 4096);
+        guest.map(root, DATA, data, 12, flags);
+        let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 1));
+        let faults = guest.wait_faults();
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].reason, hw::FAULT_PERMISSION);
+        assert_eq!(faults[0].access, access);
+        // A right that is added needs no invalidation.
+        guest.map(root, DATA, data, 12, RW);
+        guest.replay();
+        assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+        assert_eq!(guest.load(data) + guest.load(data + 8), 1);
+    }
+}
+
+#[test]
+fn fetches_and_wild_addresses_fault() {
+    let (mut guest, _, mut queue) = ready(&load_store());
+    let cancel = |guest: &mut Guest, dispatch| {
+        guest.control(hw::ControlPacket {
+            op: hw::OP_CANCEL,
+            id: 3,
+            start: 0x1234,
+            last: dispatch,
+            arg: hw::ACCESS_FETCH,
+            ..Default::default()
+        })
+    };
+    let cases = [
+        (DATA, 0, hw::ACCESS_FETCH, hw::FAULT_ABSENT, DATA),
+        (CODE, 1 << 50, hw::ACCESS_READ, hw::FAULT_RANGE, 1 << 50),
+    ];
+    for (index, (entry, args, access, reason, addr)) in cases.into_iter().enumerate() {
+        let fence = guest.dispatch(&mut queue, packet(entry, args, 8));
+        let faults = guest.wait_faults();
+        assert_eq!(faults.len(), 1);
+        assert_eq!((faults[0].access, faults[0].reason), (access, reason));
+        assert_eq!((faults[0].addr, faults[0].dispatch), (addr, index as u64));
+        assert_eq!(faults[0].lanes, 0xff);
+        // Another dispatch's number changes nothing.
+        cancel(&mut guest, 77);
+        guest.replay();
+        assert_eq!(guest.wait_faults().len(), 1);
+        cancel(&mut guest, index as u64);
+        let fence = guest.wait_fence(fence);
+        assert_eq!(fence.status, hw::COMPLETE_FAULT);
+        assert_eq!((fence.info, fence.access), (0x1234, hw::ACCESS_FETCH));
+    }
+}
+
+#[test]
+fn translations_stay_until_invalidated() {
+    for shift in [12, 16, 21] {
+        let (mut guest, root, mut queue) = ready(&load_store());
+        let size = 1 << shift;
+        let (old, new) = (guest.alloc(size, size), guest.alloc(size, size));
+        guest.map(root, DATA, old, shift, RW);
+        let mut run = |guest: &mut Guest| {
+            let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 1));
+            assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+        };
+        run(&mut guest);
+        assert_eq!((guest.load(old + 8), guest.load(new + 8)), (1, 0));
+        guest.map(root, DATA, new, shift, RW);
+        guest.store(old + 8, 0);
+        // Of another space, or of other addresses.
+        guest.invalidate(2, 0, u64::MAX);
+        guest.invalidate(1, 0, DATA - 1);
+        guest.invalidate(1, DATA + size, u64::MAX);
+        run(&mut guest);
+        assert_eq!(
+            (guest.load(old + 8), guest.load(new + 8)),
+            (1, 0),
+            "{shift}"
+        );
+        guest.invalidate(1, DATA + size - 1, DATA + size - 1);
+        run(&mut guest);
+        assert_eq!(guest.load(new + 8), 1, "{shift}");
+    }
+}
+
+#[test]
+fn nothing_is_written_behind_an_invalidation() {
+    // for (;;) a0[0] += 1, without atomics.
+    let program = [
+        ld(T0, A0, 0),
+        addi(T0, T0, 1),
+        sd(T0, A0, 0),
+        asm::beq_back(ZERO, ZERO, 3),
+    ];
+    let (mut guest, root, mut queue) = ready(&program);
+    let data = guest.alloc(4096, 4096);
+    guest.map(root, DATA, data, 12, RW);
+    let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 1));
+    for _ in 0..200 {
+        let before = guest.load(data);
+        guest.until("work", |guest| guest.load(data) != before);
+        guest.set_entry(root, DATA, 0, 0);
+        guest.invalidate(1, DATA, DATA);
+        let after = guest.load(data);
+        assert!(guest
+            .wait_faults()
+            .iter()
+            .all(|fault| fault.addr >> 12 == DATA >> 12));
+        assert_eq!(guest.load(data), after);
+        guest.map(root, DATA, data, 12, RW);
+        guest.replay();
+    }
+    guest.stop_queue(3);
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_STOPPED);
+}
+
+#[test]
+fn a_full_fault_ring_loses_no_thread() {
+    // Each thread has a page of its own: a0[512 * index] = index.
+    let program = [slli(T0, A1, 12), add(T0, T0, A0), sd(A1, T0, 0), asm::RET];
+    let (mut guest, root, mut queue) = ready(&program);
+    let threads = 256;
+    let data = guest.alloc(threads << 12, 4096);
+    let fence = guest.dispatch(&mut queue, packet(CODE, DATA, threads));
+    guest.until("the overflow", |guest| guest.overflow() == threads - 64);
+    let mut rounds = 0;
+    while guest.load(fence.0) != fence.1 {
+        let faults = guest.take_faults();
+        for fault in &faults {
+            let offset = (fault.addr - DATA) & !4095;
+            guest.map(root, DATA + offset, data + offset, 12, RW);
+        }
+        guest.replay();
+        rounds += usize::from(!faults.is_empty());
+        assert!(rounds < 1000);
+    }
+    assert!(rounds >= 4);
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    for index in 0..threads {
+        assert_eq!(guest.load(data + (index << 12)), index);
+    }
+}
+
+#[test]
+fn atomics_of_all_waves_add_up() {
+    let mut options = options();
+    options.compute_threads = 2;
+    options.lanes = 7;
+    options.resident = 50;
+    let (mut guest, root, mut queue) = ready_with(options, &count());
+    let data = guest.alloc(4096, 4096);
+    guest.map(root, DATA, data, 12, RW);
+    let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 10_001));
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    assert_eq!(guest.load(data), 10_001);
+}
+
+#[test]
+fn every_resident_thread_has_its_stack() {
+    // *(sp - 8) = index. A wave uses as many stacks as it has threads, from the lowest that is free.
+    const SP: u32 = 2;
+    let mut options = options();
+    (options.resident, options.lanes) = (32, 8);
+    let (mut guest, root, mut queue) = ready_with(options, &[sd(A1, SP, -8), asm::RET]);
+    let data = guest.alloc(4096, 4096);
+    guest.map(root, DATA, data, 12, RW);
+    let mut dispatch = packet(CODE, 0, 8);
+    (dispatch.stack, dispatch.stack_size) = (DATA, 32);
+    let fence = guest.dispatch(&mut queue, dispatch);
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    for index in 0..8 {
+        assert_eq!(guest.load(data + 32 * (index + 1) - 8), index);
+    }
+    assert_eq!(guest.load(data + 32 * 9 - 8), 0);
+    // No more stacks than resident threads.
+    dispatch.threads = 6400;
+    let fence = guest.dispatch(&mut queue, dispatch);
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    let beyond = guest.bytes(true, data + 32 * 32, 4096 - 32 * 32);
+    assert!(beyond.into_iter().all(|byte| byte == 0));
+}
+
+#[test]
+fn a_wild_queue_does_not_stop_others() {
+    let (mut guest, root, mut wild) = ready(&[asm::LOOP]);
+    let other = guest.program_at(root, CODE + 4096, &store_index());
+    let data = guest.alloc(4096, 4096);
+    guest.map(root, DATA, data, 12, RW);
+    let mut endless = packet(CODE, 0, 1024);
+    let first = guest.dispatch(&mut wild, endless);
+    let mut tame = guest.start_queue(4, 1);
+    for _ in 0..20 {
+        let fence = guest.dispatch(&mut tame, packet(other, DATA, 512));
+        assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    }
+    assert_ne!(guest.load(first.0), first.1);
+    guest.stop_queue(3);
+    assert_eq!(guest.wait_fence(first).status, hw::COMPLETE_STOPPED);
+    assert_eq!(guest.load(wild.writeback + 16), hw::QUEUE_OFF);
+    wild = guest.start_queue(3, 1);
+    endless.watchdog_ms = 20;
+    let second = guest.dispatch(&mut wild, endless);
+    let third = guest.dispatch(&mut wild, packet(other, DATA, 1));
+    assert_eq!(guest.wait_fence(second).status, hw::COMPLETE_TIMEOUT);
+    assert_eq!(guest.wait_fence(third).status, hw::COMPLETE_OK);
+}
+
+#[test]
+fn the_watchdog_does_not_count_waits() {
+    let (mut guest, root, mut queue) = ready(&load_store());
+    let data = guest.alloc(4096, 4096);
+    let mut dispatch = packet(CODE, DATA, 1);
+    dispatch.watchdog_ms = 1;
+    let begin = std::time::Instant::now();
+    let fence = guest.dispatch(&mut queue, dispatch);
+    guest.wait_faults();
+    guest.until("time to pass", |_| begin.elapsed().as_millis() > 50);
+    guest.map(root, DATA, data, 12, RW);
+    guest.replay();
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+}
+
+#[test]
+fn traps_end_the_dispatch() {
+    let misaligned = [addi(T2, A0, 1), amoadd(T0, T1, T2)];
+    let cases: [(&[u32], u32, u64); 3] = [
+        (&[asm::ILLEGAL], hw::COMPLETE_ILLEGAL, CODE),
+        (
+            &[addi(T0, T0, 1), 0xffff_ffff],
+            hw::COMPLETE_ILLEGAL,
+            CODE + 4,
+        ),
+        (&misaligned, hw::COMPLETE_MISALIGNED, DATA + 1),
+    ];
+    for (program, status, info) in cases {
+        let (mut guest, root, mut queue) = ready(program);
+        let data = guest.alloc(4096, 4096);
+        guest.map(root, DATA, data, 12, RW);
+        let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 100));
+        let fence = guest.wait_fence(fence);
+        assert_eq!((fence.status, fence.info), (status, info));
+    }
+}
+
+#[test]
+fn malformed_tables_end_the_dispatch() {
+    let valid = hw::ENTRY_VALID;
+    let leaf = valid | hw::ENTRY_LEAF;
+    let cases = [
+        // A leaf at level 3 or 2, a misaligned one at level 1, none at level 0.
+        (3, leaf),
+        (2, leaf),
+        (1, leaf | 0x1000),
+        (0, valid),
+        // Groups that are none.
+        (1, leaf | hw::ENTRY_64K),
+        (0, leaf | hw::ENTRY_64K | 0x1000),
+        // Reserved bits.
+        (0, leaf | 1 << 7),
+        // Outside of VRAM, and of system memory.
+        (0, leaf | 0x000f_0000_0000_0000),
+        (2, valid | 0x000f_0000_0000_0000),
+        (1, leaf | hw::ENTRY_SYSTEM | 0x000f_0000_0000_0000),
+        (1, valid | hw::ENTRY_SYSTEM),
+    ];
+    let (mut guest, root, mut queue) = ready(&load_store());
+    for (n, (level, entry)) in cases.into_iter().enumerate() {
+        // Each with tables of its own.
+        let va = DATA + ((n as u64 + 1) << 39);
+        guest.set_entry(root, va, level, entry);
+        guest.write32(hw::REG_ERROR, u32::MAX);
+        let fence = guest.dispatch(&mut queue, packet(CODE, va, 3));
+        let fence = guest.wait_fence(fence);
+        assert_eq!(
+            (fence.status, fence.info),
+            (hw::COMPLETE_PAGE_TABLE, va),
+            "case {n}"
+        );
+        assert_eq!(guest.read32(hw::REG_ERROR), hw::ERROR_PAGE_TABLE);
+        assert_eq!(guest.read64(hw::REG_ERROR_INFO), va);
+    }
+}
+
+#[test]
+fn bad_packets_are_refused() {
+    let (mut guest, _, mut queue) = ready(&[asm::ECALL]);
+    let good = packet(CODE, 0, 1);
+    let cases = [
+        hw::DispatchPacket { threads: 0, ..good },
+        hw::DispatchPacket {
+            stack_size: 8,
+            ..good
+        },
+        hw::DispatchPacket {
+            reserved: 1,
+            ..good
+        },
+        hw::DispatchPacket { op: 200, ..good },
+        hw::DispatchPacket {
+            op: good.op | 1 << 30,
+            ..good
+        },
+    ];
+    for bad in cases {
+        guest.write32(hw::REG_ERROR, u32::MAX);
+        let fence = guest.dispatch(&mut queue, bad);
+        assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_BAD_PACKET);
+        assert_eq!(guest.read32(hw::REG_ERROR), hw::ERROR_PACKET);
+    }
+    let fence = guest.dispatch(&mut queue, good);
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+}
+
+#[test]
+fn unmapped_memory_is_not_used() {
+    let (mut guest, root, mut queue) = ready(&[
+        ld(T0, A0, 0),
+        addi(T0, T0, 1),
+        sd(T0, A0, 0),
+        asm::beq_back(ZERO, ZERO, 3),
+    ]);
+    let data = guest.alloc(4096, 4096);
+    guest.map(root, DATA, data, 12, RW);
+    guest.dispatch(&mut queue, packet(CODE, DATA, 1));
+    guest.until("work", |guest| guest.load(data) > 1000);
+    guest
+        .client
+        .dma_unmap(support::RAM, support::RAM_SIZE)
+        .unwrap();
+    let after = guest.load(data);
+    assert_ne!(guest.read32(hw::REG_STATUS) & hw::STATUS_ENABLED, 0);
+    assert_eq!(guest.load(data), after);
+}
+
+#[test]
+fn reset_in_the_middle_of_work() {
+    let (mut guest, root, mut queue) = ready(&[
+        ld(T0, A0, 0),
+        addi(T0, T0, 1),
+        sd(T0, A0, 0),
+        asm::beq_back(ZERO, ZERO, 3),
+    ]);
+    for round in 0..10 {
+        let data = guest.alloc(4096, 4096);
+        guest.map(root, DATA, data, 12, RW);
+        let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 64));
+        guest.until("work", |guest| guest.load(data) > 1000);
+        if round % 2 == 0 {
+            guest.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
+        } else {
+            guest.client.reset().unwrap();
+            guest.set_master(true);
+        }
+        let after = guest.load(data);
+        assert_eq!(guest.read32(hw::REG_STATUS), hw::STATUS_READY);
+        assert_eq!(guest.read64(hw::REG_AS_BASE), 0);
+        assert_eq!(guest.bell(queue.bell), 0);
+        guest.program();
+        guest.enable();
+        guest.set_space(1, root | hw::ENTRY_VALID);
+        queue = guest.start_queue(3, 1);
+        assert_eq!(guest.load(data), after);
+        assert_ne!(guest.load(fence.0), fence.1);
+    }
+}
+
+#[test]
+fn access_counters_report_remote_regions() {
+    let (mut guest, root, mut queue) = ready(&count());
+    guest.write32(hw::REG_ACCESS_THRESHOLD, 10);
+    guest.write32(hw::REG_ACCESS_SHIFT, 16);
+    let data = guest.alloc(4096, 4096);
+    guest.map(root, DATA + 0x3_5000, data, 12, RW);
+    for _ in 0..10 {
+        let fence = guest.dispatch(&mut queue, packet(CODE, DATA + 0x3_5000, 1));
+        assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    }
+    guest.wait_interrupt(hw::VECTOR_ACCESS);
+    guest.until("two entries", |guest| guest.index(&guest.access) >= 2);
+    let entries: Vec<hw::AccessEntry> = (0..2)
+        .map(|i| guest.peek(guest.access.base + 32 * i))
+        .collect();
+    let mut regions: Vec<u64> = entries.iter().map(|e| e.addr).collect();
+    regions.sort();
+    assert_eq!(regions, [CODE, DATA + 0x3_0000]);
+    assert!(entries.iter().all(|e| e.asid == 1 && e.count == 10));
+}

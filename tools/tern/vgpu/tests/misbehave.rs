@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What goes wrong on purpose.
+
+mod support;
+
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{options, Guest, PATIENCE};
+use tern_vgpu::hw;
+use tern_vgpu::misbehave::Misbehave;
+use tern_vgpu::options::{size, Invalid, Options};
+
+fn guest(misbehave: &[Misbehave]) -> Guest {
+    Guest::new(Options {
+        misbehave: misbehave.to_vec(),
+        ..options()
+    })
+}
+
+fn nop() -> hw::CopyPacket {
+    hw::CopyPacket::default()
+}
+
+#[test]
+fn some_completions_are_lost() {
+    let mut guest = guest(&[Misbehave::DropCompletion(4)]);
+    let mut fences = Vec::new();
+    for _ in 0..200 {
+        fences.push(guest.copy(0, nop()));
+        guest.until("the packet", |guest| {
+            guest.index(&guest.copies[0]) == guest.copies[0].put
+        });
+    }
+    // Completions of a ring are in order: behind one that is there, none is still to come.
+    guest.until("some completions", |guest| {
+        fences[150..]
+            .iter()
+            .any(|fence| guest.load(fence.0) == fence.1)
+    });
+    let written = |fence: &&(u64, u64)| guest.load(fence.0) == fence.1;
+    let count = fences[..150].iter().filter(written).count();
+    assert!((60..150).contains(&count), "{count}");
+}
+
+#[test]
+fn completions_are_late_but_in_order() {
+    let mut guest = guest(&[Misbehave::DelayCompletion(20_000)]);
+    let begin = Instant::now();
+    let (first, second) = (guest.copy(0, nop()), guest.copy(0, nop()));
+    guest.wait_fence(second);
+    assert_eq!(guest.load(first.0), first.1);
+    assert!(begin.elapsed() >= Duration::from_millis(20));
+}
+
+#[test]
+fn completions_overtake_those_of_other_rings() {
+    let mut guest = guest(&[Misbehave::ReorderCompletion(20_000)]);
+    let mut overtaken = false;
+    for _ in 0..100 {
+        let first = guest.copy(0, nop());
+        guest.until("the packet", |guest| {
+            guest.index(&guest.copies[0]) == guest.copies[0].put
+        });
+        let second = guest.copy(1, nop());
+        guest.until("a fence", |guest| {
+            guest.load(first.0) == first.1 || guest.load(second.0) == second.1
+        });
+        overtaken |= guest.load(first.0) != first.1;
+        guest.wait_fence(first);
+        guest.wait_fence(second);
+    }
+    assert!(overtaken);
+}
+
+#[test]
+fn fault_entries_are_corrupted() {
+    let mut guest = guest(&[Misbehave::CorruptFault(2)]);
+    guest.space(1);
+    let mut queue = guest.start_queue(3, 1);
+    guest.dispatch(
+        &mut queue,
+        hw::DispatchPacket {
+            op: hw::OP_DISPATCH,
+            entry: 0x1000,
+            threads: 1,
+            ..Default::default()
+        },
+    );
+    let mut wrong = 0;
+    for _ in 0..100 {
+        let faults = guest.wait_faults();
+        assert_eq!(faults.len(), 1);
+        let fault = faults[0];
+        let told = (fault.addr, fault.asid, fault.access, fault.queue);
+        let good = told == (0x1000, 1, hw::ACCESS_FETCH, 3)
+            && (fault.reason, fault.dispatch) == (hw::FAULT_ABSENT, 0);
+        wrong += u32::from(!good);
+        guest.replay();
+    }
+    assert!((20..80).contains(&wrong), "{wrong}");
+}
+
+/// A program that is killed when the test ends.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_device_vanishes() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("vgpu");
+    let child = Command::new(env!("CARGO_BIN_EXE_tern-vgpu"))
+        .args(["--vram", "32M", "--aperture", "16M"])
+        .args(["--misbehave", "vanish=5", "--socket"])
+        .arg(&socket)
+        .spawn()
+        .unwrap();
+    let mut program = Program(child);
+    let end = Instant::now() + PATIENCE;
+    while !socket.exists() {
+        assert!(Instant::now() < end, "the program made no socket");
+        std::thread::yield_now();
+    }
+    let mut guest = Guest::connect(vfio_user::Client::new(&socket).unwrap());
+    guest.program();
+    guest.enable();
+    for _ in 0..5 {
+        let fence = guest.copy(0, nop());
+        guest.wait_fence(fence);
+    }
+    // The sixth: the ring is written by hand, since registers cannot be asked any more.
+    let ring = guest.copies[0];
+    let packet = hw::CopyPacket {
+        op: hw::OP_FENCE,
+        fence_addr: guest.fence().0,
+        fence_value: 99,
+        ..nop()
+    };
+    guest.write_entry(&ring, ring.put, &packet);
+    guest.set_bell(ring.bell, ring.put + 1);
+    let _ = guest
+        .client
+        .region_write(0, hw::REG_KICK as u64, &0u32.to_le_bytes());
+    program.0.wait().unwrap();
+    let mut id = [0; 4];
+    assert!(guest.client.region_read(0, 0, &mut id).is_err());
+    assert_ne!(guest.load(packet.fence_addr), 99);
+}
+
+fn output(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tern-vgpu"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn wrong_options_are_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    let used = directory.path().join("used");
+    let _listener = std::os::unix::net::UnixListener::bind(&used).unwrap();
+    let free = directory.path().join("free");
+    let (used, free) = (used.to_str().unwrap(), free.to_str().unwrap());
+    let nowhere = format!("{free}/nowhere");
+    let cases: [(&[&str], &str); 9] = [
+        (&["--socket", used], "another program listens"),
+        (&["--socket", &nowhere], "no socket can be made"),
+        (&["--socket", free, "--vram", "64M"], "larger than the VRAM"),
+        (&["--socket", free, "--vram", "3M"], "multiple of 2 MiB"),
+        (&["--socket", free, "--aperture", "48M"], "power of two"),
+        (&["--socket", free, "--aperture", "12Q"], "is not a size"),
+        (&["--socket", free, "--copy-engines", "9"], "1 to 8"),
+        (&["--socket", free, "--lanes", "33"], "1 to 32"),
+        (
+            &["--socket", free, "--misbehave", "x"],
+            "is no misbehaviour",
+        ),
+    ];
+    for (arguments, message) in cases {
+        let output = output(arguments);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(text.contains(message), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn options_are_read() {
+    assert_eq!(size("1G"), Ok(1 << 30));
+    assert_eq!(size("512m"), Ok(512 << 20));
+    assert_eq!(size("4096"), Ok(4096));
+    for wrong in ["", "M", "1MM", "-1", "99999999999G"] {
+        assert_eq!(size(wrong), Err(Invalid::Size(wrong.into())));
+    }
+    assert_eq!(
+        "drop-completion=7".parse(),
+        Ok(Misbehave::DropCompletion(7))
+    );
+    assert_eq!("vanish".parse(), Ok(Misbehave::Vanish(1000)));
+    assert!("vanish=0".parse::<Misbehave>().is_err());
+    assert!("vanish=x".parse::<Misbehave>().is_err());
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Code for the device. See kernels.h for what each function does. */
+#include "kernels.h"
+
+/* Comes first in the file, and so at the start of the text. In the order of enum kernel_id. */
+__asm__(".text\n"
+	".option push\n"
+	".option norvc\n"
+	"j kernel_null\n"
+	"j kernel_fill\n"
+	"j kernel_add\n"
+	"j kernel_copy\n"
+	"j kernel_atomic_add\n"
+	"j kernel_wait\n"
+	"j kernel_watch\n"
+	"j kernel_load\n"
+	"j kernel_store\n"
+	"j kernel_atomic\n"
+	"j kernel_jump\n"
+	"j kernel_illegal\n"
+	"j kernel_stack\n"
+	".option pop\n");
+
+#define KERNEL(name) \
+	void kernel_##name(struct kernel_args *args, unsigned long index, unsigned long threads)
+#define UNUSED(x) ((void)(x))
+
+KERNEL(null)
+{
+	UNUSED(args);
+	UNUSED(index);
+	UNUSED(threads);
+}
+
+KERNEL(fill)
+{
+	for (unsigned long i = index; i < args->count; i += threads)
+		args->p[i] = args->value + i;
+}
+
+KERNEL(add)
+{
+	for (unsigned long i = index; i < args->count; i += threads)
+		args->p[i] += args->value;
+}
+
+KERNEL(copy)
+{
+	for (unsigned long i = index; i < args->count; i += threads)
+		args->out[i] = args->p[i];
+}
+
+KERNEL(atomic_add)
+{
+	UNUSED(index);
+	UNUSED(threads);
+	for (unsigned long i = 0; i < args->count; i++)
+		__atomic_fetch_add(args->p, args->value, __ATOMIC_RELAXED);
+}
+
+KERNEL(wait)
+{
+	UNUSED(index);
+	UNUSED(threads);
+	while (__atomic_load_n(args->p, __ATOMIC_ACQUIRE) != args->value)
+		;
+	__atomic_store_n(args->out, args->value, __ATOMIC_RELEASE);
+}
+
+KERNEL(watch)
+{
+	while (!__atomic_load_n(args->out, __ATOMIC_ACQUIRE)) {
+		for (unsigned long i = index; i < args->count; i += threads)
+			__atomic_load_n(&args->p[i], __ATOMIC_RELAXED);
+	}
+}
+
+KERNEL(load)
+{
+	UNUSED(index);
+	UNUSED(threads);
+	*args->out = __atomic_load_n(args->p, __ATOMIC_RELAXED);
+}
+
+KERNEL(store)
+{
+	UNUSED(index);
+	UNUSED(threads);
+	__atomic_store_n(args->p, args->value, __ATOMIC_RELAXED);
+}
+
+KERNEL(atomic)
+{
+	UNUSED(index);
+	UNUSED(threads);
+	/* In assembly, since the address may be misaligned on purpose. */
+	__asm__ volatile("amoadd.d zero, %1, (%0)" : : "r"(args->p), "r"(args->value) : "memory");
+}
+
+KERNEL(jump)
+{
+	UNUSED(index);
+	UNUSED(threads);
+	((void (*)(void))args->p)();
+}
+
+KERNEL(illegal)
+{
+	UNUSED(args);
+	UNUSED(index);
+	UNUSED(threads);
+	/* All zeros is defined to be no instruction. */
+	__asm__ volatile(".2byte 0");
+}
+
+KERNEL(stack)
+{
+	unsigned long words[TERN_STACK_WORDS];
+
+	for (unsigned long i = index; i < args->count; i += threads) {
+		unsigned long sum = 0;
+
+		for (unsigned long word = 0; word < TERN_STACK_WORDS; word++)
+			words[word] = i + word;
+		/* They are in memory here, as far as the compiler knows. */
+		__asm__ volatile("" : : "r"(words) : "memory");
+		for (unsigned long word = 0; word < TERN_STACK_WORDS; word++)
+			sum += words[word];
+		args->out[i] = sum;
+	}
+}

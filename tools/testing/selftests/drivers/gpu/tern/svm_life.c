@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The address space changes, is copied, or ends, while its memory is on the device or the
+ * device works on it.
+ */
+#include <signal.h>
+
+#include "kselftest_harness.h"
+#include "tern_test.h"
+
+FIXTURE(life)
+{
+	struct tern t;
+};
+
+FIXTURE_SETUP(life)
+{
+	int ret = tern_begin(&self->t);
+
+	if (ret == -ENODEV)
+		SKIP(return, "no Tern device in /dev/dri");
+	ASSERT_EQ(0, ret);
+}
+
+FIXTURE_TEARDOWN(life)
+{
+	ASSERT_EQ(0, tern_end(&self->t));
+}
+
+static int add_one(struct tern *t, void *p, size_t bytes)
+{
+	struct kernel_args args = { .p = p, .count = WORDS(bytes), .value = 1 };
+
+	return tern_run(t, KERNEL_ADD, args);
+}
+
+/* @bytes with the pattern plus 1, on the device; NULL on failure. */
+static unsigned long *resident(struct tern *t, size_t bytes, int advice)
+{
+	unsigned long *p = tern_map(t, bytes, advice);
+
+	if (!p)
+		return NULL;
+	tern_write_pattern(p, bytes);
+	return add_one(t, p, bytes) == DRM_TERN_RESULT_OK ? p : NULL;
+}
+
+/* A huge page and single pages. */
+static const int advices[] = { MADV_HUGEPAGE, MADV_NOHUGEPAGE };
+
+/* Each of parent and child has its own copy of what was on the device. */
+TEST_F(life, fork)
+{
+	struct tern *t = &self->t;
+
+	for (int i = 0; i < 2; i++) {
+		unsigned long *p = resident(t, HUGE_PAGE, advices[i]);
+		pid_t pid;
+
+		ASSERT_NE(NULL, p);
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			int bad = tern_check_pattern(p, HUGE_PAGE, 1) != -1;
+
+			memset(p, 0x55, HUGE_PAGE);
+			_exit(bad);
+		}
+		/* While the child reads and writes. */
+		EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		EXPECT_TRUE(tern_child_ok(pid));
+		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 2));
+		EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 3));
+	}
+}
+
+/* The parent goes away from what a child still has. */
+TEST_F(life, fork_outlives_the_mapping)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = resident(t, HUGE_PAGE, MADV_HUGEPAGE);
+	int ready[2];
+	pid_t pid;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		char c;
+
+		close(ready[1]);
+		if (read(ready[0], &c, 1) != 1)
+			_exit(2);
+		_exit(tern_check_pattern(p, HUGE_PAGE, 1) != -1);
+	}
+	close(ready[0]);
+	EXPECT_EQ(0, munmap(p, HUGE_PAGE));
+	EXPECT_EQ(1, write(ready[1], "", 1));
+	close(ready[1]);
+	EXPECT_TRUE(tern_child_ok(pid));
+	EXPECT_EQ(0, tern_stats(t).resident_bytes);
+}
+
+/* A child with a device of its own works on memory that it has from its parent. */
+TEST_F(life, child_with_its_own_device)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = resident(t, HUGE_PAGE, MADV_HUGEPAGE);
+	pid_t pid;
+
+	ASSERT_NE(NULL, p);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		struct tern child;
+
+		if (tern_begin(&child))
+			_exit(2);
+		if (add_one(&child, p, HUGE_PAGE) != DRM_TERN_RESULT_OK)
+			_exit(3);
+		_exit(tern_check_pattern(p, HUGE_PAGE, 2) != -1);
+	}
+	EXPECT_TRUE(tern_child_ok(pid));
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
+}
+
+/* Memory is taken away from under a kernel that reads it. */
+TEST_F(life, munmap_while_running)
+{
+	struct tern *t = &self->t;
+	size_t half = 4 * HUGE_PAGE;
+
+	for (int i = 0; i < 2; i++) {
+		unsigned long *p = resident(t, 2 * half, advices[i]);
+		unsigned long *stop = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
+		struct kernel_args args = { .p = p, .out = stop, .count = WORDS(2 * half) };
+		uintptr_t gone;
+
+		ASSERT_NE(NULL, p);
+		ASSERT_NE(NULL, stop);
+		gone = (uintptr_t)p + half;
+		ASSERT_EQ(0, tern_start(t, &t->queue, KERNEL_WATCH, args, TERN_THREADS, 0));
+		ASSERT_EQ(0, munmap((void *)gone, half));
+		EXPECT_EQ(DRM_TERN_RESULT_FAULT, tern_finish(t, &t->queue));
+		EXPECT_EQ(DRM_TERN_ACCESS_READ, t->queue.result.access);
+		EXPECT_LE(gone, t->queue.result.address);
+		EXPECT_GT(gone + half, t->queue.result.address);
+		EXPECT_EQ(-1, tern_check_pattern(p, half, 1));
+	}
+}
+
+/* The CPU throws memory away, and touches it, while a kernel reads it all the time. */
+TEST_F(life, invalidations_while_running)
+{
+	struct tern *t = &self->t;
+	size_t bytes = 2 * HUGE_PAGE;
+
+	for (int i = 0; i < 2; i++) {
+		unsigned long *p = resident(t, bytes, advices[i]);
+		unsigned long *stop = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
+		struct kernel_args args = { .p = p, .out = stop, .count = WORDS(bytes) };
+
+		ASSERT_NE(NULL, p);
+		ASSERT_NE(NULL, stop);
+		ASSERT_EQ(0, tern_start(t, &t->queue, KERNEL_WATCH, args, TERN_THREADS, 0));
+		for (unsigned long round = 0; round < 30; round++) {
+			unsigned long word = round * 977 % WORDS(bytes);
+
+			ASSERT_EQ(0, madvise(p + WORDS(PAGE) * round, 3 * PAGE, MADV_DONTNEED));
+			p[word] = round;
+			ASSERT_EQ(round, p[word]);
+			ASSERT_EQ(0, mprotect(p, bytes, PROT_READ));
+			ASSERT_EQ(0, mprotect(p, bytes, PROT_READ | PROT_WRITE));
+		}
+		__atomic_store_n(stop, 1, __ATOMIC_RELEASE);
+		EXPECT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &t->queue));
+	}
+}
+
+/* Memory on the device moves to another address, and its contents with it. */
+TEST_F(life, mremap)
+{
+	struct tern *t = &self->t;
+	/* Onto a huge page's alignment, and off it. */
+	const size_t shifts[] = { 0, PAGE };
+
+	for (int i = 0; i < 4; i++) {
+		unsigned long *p = resident(t, HUGE_PAGE, advices[i % 2]);
+		char *target = tern_map(t, 2 * HUGE_PAGE, advices[i % 2]);
+		struct kernel_args args = { .p = p, .value = 1 };
+		unsigned long *q;
+
+		ASSERT_NE(NULL, p);
+		ASSERT_NE(NULL, target);
+		q = mremap(p, HUGE_PAGE, HUGE_PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+			   target + shifts[i / 2]);
+		ASSERT_NE(MAP_FAILED, (void *)q);
+		/* The device finds it at the new address only. */
+		EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, q, HUGE_PAGE));
+		EXPECT_EQ(DRM_TERN_RESULT_FAULT, tern_run(t, KERNEL_STORE, args));
+		EXPECT_EQ((uintptr_t)p, t->queue.result.address);
+		EXPECT_EQ(-1, tern_check_pattern(q, HUGE_PAGE, 2));
+	}
+}
+
+/* Protection that changes while memory is on the device holds for the device too. */
+TEST_F(life, mprotect)
+{
+	struct tern *t = &self->t;
+
+	for (int i = 0; i < 2; i++) {
+		unsigned long *p = resident(t, HUGE_PAGE, advices[i]);
+		struct kernel_args args = { .p = p, .value = 7 };
+
+		ASSERT_NE(NULL, p);
+		ASSERT_EQ(0, mprotect(p, HUGE_PAGE, PROT_READ));
+		EXPECT_EQ(DRM_TERN_RESULT_FAULT, tern_run(t, KERNEL_STORE, args));
+		EXPECT_EQ(DRM_TERN_ACCESS_WRITE, t->queue.result.access);
+		ASSERT_EQ(0, mprotect(p, HUGE_PAGE, PROT_NONE));
+		EXPECT_EQ(DRM_TERN_RESULT_FAULT, tern_run(t, KERNEL_LOAD, args));
+		EXPECT_EQ(DRM_TERN_ACCESS_READ, t->queue.result.access);
+		ASSERT_EQ(0, mprotect(p, HUGE_PAGE, PROT_READ | PROT_WRITE));
+		EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 2));
+	}
+}
+
+/* Two queues work on two halves of the same pages. */
+TEST_F(life, two_queues_share_memory)
+{
+	struct tern *t = &self->t;
+	size_t bytes = 2 * HUGE_PAGE;
+	unsigned long *p = tern_map(t, bytes, MADV_HUGEPAGE);
+	struct kernel_args low = { .p = p, .count = WORDS(bytes) / 2, .value = 1 };
+	struct kernel_args high = { .count = WORDS(bytes) / 2, .value = 1 };
+	struct tern_queue second;
+
+	ASSERT_NE(NULL, p);
+	high.p = p + WORDS(bytes) / 2;
+	tern_write_pattern(p, bytes);
+	ASSERT_EQ(0, tern_queue_init(t, &second, 0));
+	for (int round = 1; round <= 10; round++) {
+		ASSERT_EQ(0, tern_start(t, &t->queue, KERNEL_ADD, low, TERN_THREADS, 0));
+		ASSERT_EQ(0, tern_start(t, &second, KERNEL_ADD, high, TERN_THREADS, 0));
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &t->queue));
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &second));
+		ASSERT_EQ(-1, tern_check_pattern(p, bytes, round));
+	}
+	tern_queue_free(t, &second);
+}
+
+/* Two address spaces over the same memory, of which one goes away. */
+TEST_F(life, two_address_spaces)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = resident(t, HUGE_PAGE, MADV_HUGEPAGE);
+	struct tern second;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, tern_begin(&second));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(&second, p, HUGE_PAGE));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	EXPECT_EQ(0, tern_close(&second));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 4));
+}
+
+/* Memory on the device outlives the address space that moved it there. */
+TEST_F(life, memory_outlives_the_address_space)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = tern_map(t, HUGE_PAGE, MADV_HUGEPAGE);
+	struct tern second;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, tern_begin(&second));
+	tern_write_pattern(p, HUGE_PAGE);
+	EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(&second, p, HUGE_PAGE));
+	EXPECT_EQ(0, tern_close(&second));
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
+}
+
+/* A queue that is destroyed ends what it runs and what waits in it. */
+TEST_F(life, queue_destroyed_in_flight)
+{
+	struct tern *t = &self->t;
+	unsigned long *flag = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
+	struct kernel_args args = { .p = flag, .out = flag + 1, .value = 1 };
+	struct tern_queue second;
+
+	ASSERT_NE(NULL, flag);
+	ASSERT_EQ(0, tern_queue_init(t, &second, 0));
+	for (int i = 0; i < 3; i++)
+		ASSERT_EQ(0, tern_start(t, &second, KERNEL_WAIT, args, TERN_THREADS, 0));
+	ASSERT_EQ(0, tern_queue_destroy(t->fd, second.handle));
+	/* Its last fence signals. */
+	EXPECT_EQ(0, tern_wait_fence(t, &second));
+	EXPECT_EQ(-ENOENT, tern_result(t, &second, 1));
+	second.handle = 0;
+	tern_queue_free(t, &second);
+
+	/* Nothing of it runs any more. */
+	*flag = 1;
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_NULL, (struct kernel_args){}));
+	EXPECT_EQ(0, flag[1]);
+}
+
+/* How a process ends while the device works for it. */
+enum end {
+	END_EXIT,
+	END_CLOSE,
+	END_SIGNAL,
+};
+
+FIXTURE(end)
+{
+	struct tern t;
+};
+
+FIXTURE_VARIANT(end)
+{
+	enum end end;
+};
+
+FIXTURE_VARIANT_ADD(end, exit)
+{
+	.end = END_EXIT,
+};
+
+FIXTURE_VARIANT_ADD(end, close)
+{
+	.end = END_CLOSE,
+};
+
+FIXTURE_VARIANT_ADD(end, signal)
+{
+	.end = END_SIGNAL,
+};
+
+FIXTURE_SETUP(end)
+{
+	int ret = tern_begin(&self->t);
+
+	if (ret == -ENODEV)
+		SKIP(return, "no Tern device in /dev/dri");
+	ASSERT_EQ(0, ret);
+}
+
+FIXTURE_TEARDOWN(end)
+{
+	ASSERT_EQ(0, tern_end(&self->t));
+}
+
+/* In a child: starts work that does not end by itself, and ends in its midst. */
+static int child_main(enum end end)
+{
+	struct kernel_args args = { .count = WORDS(2 * HUGE_PAGE) };
+	struct tern t;
+
+	if (tern_begin(&t))
+		return 2;
+	args.p = resident(&t, 2 * HUGE_PAGE, MADV_HUGEPAGE);
+	args.out = tern_shared(PAGE, NULL);
+	if (!args.p || !args.out)
+		return 3;
+	if (tern_start(&t, &t.queue, KERNEL_WATCH, args, TERN_THREADS, 0))
+		return 4;
+	switch (end) {
+	case END_EXIT:
+		return 0;
+	case END_CLOSE:
+		close(t.fd);
+		/* The memory is the process's as before. */
+		return tern_check_pattern(args.p, 2 * HUGE_PAGE, 1) != -1;
+	case END_SIGNAL:
+		raise(SIGKILL);
+	}
+	return 5;
+}
+
+TEST_F(end, with_work_in_flight)
+{
+	struct tern *t = &self->t;
+	struct drm_tern_device_query before, after;
+
+	ASSERT_EQ(0, tern_query(t->fd, &before));
+	for (int round = 0; round < 5; round++) {
+		int status;
+		pid_t pid = fork();
+
+		ASSERT_LE(0, pid);
+		if (!pid)
+			_exit(child_main(variant->end));
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+		/* Either the signal, or the exit status 0. */
+		ASSERT_EQ(variant->end == END_SIGNAL ? SIGKILL : 0, status & ~0x80);
+	}
+	/* All of the children's memory is free again, and the device works. */
+	ASSERT_EQ(0, tern_query(t->fd, &after));
+	EXPECT_EQ(before.vram_free, after.vram_free);
+	ASSERT_NE(NULL, resident(t, HUGE_PAGE, MADV_HUGEPAGE));
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Anonymous memory moves to the device and back: whole as huge pages, else page by page. */
+#include <sys/sysinfo.h>
+
+#include "kselftest_harness.h"
+#include "tern_test.h"
+
+FIXTURE(move)
+{
+	struct tern t;
+};
+
+FIXTURE_SETUP(move)
+{
+	int ret = tern_begin(&self->t);
+
+	if (ret == -ENODEV)
+		SKIP(return, "no Tern device in /dev/dri");
+	ASSERT_EQ(0, ret);
+}
+
+FIXTURE_TEARDOWN(move)
+{
+	ASSERT_EQ(0, tern_end(&self->t));
+}
+
+/* Adds 1 to all words of @p on the device; returns as tern_run(). */
+static int add_one(struct tern *t, void *p, size_t bytes)
+{
+	struct kernel_args args = { .p = p, .count = WORDS(bytes), .value = 1 };
+
+	return tern_run(t, KERNEL_ADD, args);
+}
+
+/* @bytes at a huge page's alignment, filled with the pattern; NULL on failure. */
+static unsigned long *filled(struct tern *t, size_t bytes, int advice)
+{
+	unsigned long *p = tern_map(t, bytes, advice);
+
+	if (p)
+		tern_write_pattern(p, bytes);
+	return p;
+}
+
+TEST_F(move, huge_page_whole_there_and_back)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+	struct drm_tern_stats stats;
+
+	ASSERT_NE(NULL, p);
+	if (tern_anon_huge(p) != HUGE_PAGE >> 10)
+		SKIP(return, "the system has no huge page to give");
+
+	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	stats = tern_stats(t);
+	EXPECT_EQ(1, stats.to_device_huge);
+	EXPECT_EQ(0, stats.to_device_mid);
+	EXPECT_EQ(0, stats.to_device_small);
+	EXPECT_EQ(HUGE_PAGE, stats.bytes_to_device);
+	EXPECT_EQ(HUGE_PAGE, stats.resident_bytes);
+	EXPECT_EQ(0, stats.cpu_faults);
+	EXPECT_LE(1, stats.faults);
+
+	/* One access brings all of it back. */
+	EXPECT_EQ(tern_pattern(1000) + 1, p[1000]);
+	stats = tern_stats(t);
+	EXPECT_EQ(1, stats.cpu_faults);
+	EXPECT_EQ(1, stats.to_system_huge);
+	EXPECT_EQ(0, stats.to_system_mid);
+	EXPECT_EQ(0, stats.to_system_small);
+	EXPECT_EQ(HUGE_PAGE, stats.bytes_to_system);
+	EXPECT_EQ(0, stats.resident_bytes);
+	EXPECT_EQ(HUGE_PAGE >> 10, tern_anon_huge(p));
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
+	EXPECT_EQ(1, tern_stats(t).cpu_faults);
+}
+
+TEST_F(move, many_huge_pages)
+{
+	enum { COUNT = 12 };
+	struct tern *t = &self->t;
+	unsigned long *p = filled(t, COUNT * HUGE_PAGE, MADV_HUGEPAGE);
+	struct drm_tern_stats stats;
+
+	ASSERT_NE(NULL, p);
+	if (tern_anon_huge(p) != COUNT * HUGE_PAGE >> 10)
+		SKIP(return, "the system has too few huge pages to give");
+	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, COUNT * HUGE_PAGE));
+	EXPECT_EQ(-1, tern_check_pattern(p, COUNT * HUGE_PAGE, 1));
+	stats = tern_stats(t);
+	EXPECT_EQ(COUNT, stats.to_device_huge);
+	EXPECT_EQ(0, stats.to_device_small);
+	EXPECT_EQ(COUNT, stats.to_system_huge);
+	EXPECT_EQ(0, stats.to_system_small);
+	EXPECT_EQ(COUNT * HUGE_PAGE, stats.bytes_to_device);
+	EXPECT_EQ(COUNT * HUGE_PAGE, stats.bytes_to_system);
+}
+
+/* Memory that was never touched becomes a huge page on the device, with nothing to copy. */
+TEST_F(move, hole_is_written_as_huge_page)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = tern_map(t, HUGE_PAGE, MADV_HUGEPAGE);
+	struct kernel_args args = { .p = p, .count = WORDS(HUGE_PAGE), .value = 7 };
+	struct drm_tern_stats stats;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_FILL, args));
+	stats = tern_stats(t);
+	EXPECT_EQ(1, stats.to_device_huge);
+	EXPECT_EQ(0, stats.to_device_mid);
+	EXPECT_EQ(0, stats.to_device_small);
+	EXPECT_EQ(0, stats.bytes_to_device);
+	EXPECT_EQ(HUGE_PAGE, stats.resident_bytes);
+	EXPECT_EQ(-1, tern_check_count(p, HUGE_PAGE, 7));
+	EXPECT_EQ(1, tern_stats(t).to_system_huge);
+	EXPECT_EQ(HUGE_PAGE >> 10, tern_anon_huge(p));
+}
+
+/* What the device reads of memory that was never touched is zero, whatever VRAM held before. */
+TEST_F(move, hole_is_read_as_zero)
+{
+	struct tern *t = &self->t;
+	unsigned long *dirty = tern_map(t, HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *out = tern_keep(t, tern_shared(HUGE_PAGE, NULL), HUGE_PAGE);
+	const int advices[] = { MADV_HUGEPAGE, MADV_NOHUGEPAGE };
+
+	ASSERT_NE(NULL, dirty);
+	ASSERT_NE(NULL, out);
+	for (int i = 0; i < 2; i++) {
+		struct kernel_args fill = { .p = dirty, .count = WORDS(HUGE_PAGE), .value = 1 };
+		unsigned long *p = tern_map(t, HUGE_PAGE, advices[i]);
+		struct kernel_args copy = { .p = p, .out = out, .count = WORDS(HUGE_PAGE) };
+
+		ASSERT_NE(NULL, p);
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_FILL, fill));
+		ASSERT_EQ(0, madvise(dirty, HUGE_PAGE, MADV_DONTNEED));
+		memset(out, 0xff, HUGE_PAGE);
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_COPY, copy));
+		for (unsigned long word = 0; word < WORDS(HUGE_PAGE); word++) {
+			ASSERT_EQ(0, out[word]);
+			ASSERT_EQ(0, p[word]);
+		}
+		ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		for (unsigned long word = 0; word < WORDS(HUGE_PAGE); word++)
+			ASSERT_EQ(1, p[word]);
+	}
+}
+
+TEST_F(move, single_pages)
+{
+	enum { PAGES = 64 };
+	struct tern *t = &self->t;
+	unsigned long *p = filled(t, PAGES * PAGE, MADV_NOHUGEPAGE);
+	struct drm_tern_stats stats;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, PAGES * PAGE));
+	stats = tern_stats(t);
+	EXPECT_EQ(0, stats.to_device_huge);
+	EXPECT_EQ(PAGES, stats.to_device_small);
+	EXPECT_EQ(PAGES * PAGE, stats.bytes_to_device);
+	EXPECT_EQ(PAGES * PAGE, stats.resident_bytes);
+	EXPECT_EQ(-1, tern_check_pattern(p, PAGES * PAGE, 1));
+	stats = tern_stats(t);
+	EXPECT_EQ(0, stats.to_system_huge);
+	EXPECT_EQ(PAGES, stats.to_system_small);
+	EXPECT_EQ(PAGES * PAGE, stats.bytes_to_system);
+	EXPECT_EQ(0, stats.resident_bytes);
+}
+
+/* Nothing but the pages of the range itself, which ends in the middle of a huge page's place. */
+TEST_F(move, range_that_is_not_aligned)
+{
+	struct tern *t = &self->t;
+	size_t bytes = 3 * HUGE_PAGE + 5 * PAGE;
+	unsigned long *p = filled(t, bytes, MADV_HUGEPAGE);
+	unsigned long *part;
+	size_t part_bytes;
+
+	ASSERT_NE(NULL, p);
+	part = p + WORDS(HUGE_PAGE) - 3;
+	part_bytes = HUGE_PAGE + 2 * PAGE + 8;
+	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, part, part_bytes));
+	for (unsigned long i = 0; i < WORDS(bytes); i++) {
+		int inside = p + i >= part && p + i < part + WORDS(part_bytes);
+
+		ASSERT_EQ(tern_pattern(i) + inside, p[i]);
+	}
+}
+
+/* Pages that are there, between others that never were. */
+TEST_F(move, pages_and_holes)
+{
+	struct tern *t = &self->t;
+	size_t bytes = 2 * HUGE_PAGE;
+	unsigned long *p = tern_map(t, bytes, MADV_NOHUGEPAGE);
+
+	ASSERT_NE(NULL, p);
+	for (unsigned long i = 0; i < WORDS(bytes); i += 3 * WORDS(PAGE))
+		p[i] = tern_pattern(i);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, bytes));
+	for (unsigned long i = 0; i < WORDS(bytes); i++) {
+		unsigned long before = i % (3 * WORDS(PAGE)) ? 0 : tern_pattern(i);
+
+		ASSERT_EQ(before + 1, p[i]);
+	}
+}
+
+/* Ways to map a huge page by PTEs. Each returns where the huge page is afterwards, or NULL. */
+static void *split_by_mprotect(struct tern *t, char *p)
+{
+	(void)t;
+	if (mprotect(p + 100 * PAGE, PAGE, PROT_READ) ||
+	    mprotect(p + 100 * PAGE, PAGE, PROT_READ | PROT_WRITE))
+		return NULL;
+	return p;
+}
+
+static void *split_by_mremap(struct tern *t, char *p)
+{
+	char *target = tern_map(t, 2 * HUGE_PAGE, MADV_HUGEPAGE);
+
+	if (!target)
+		return NULL;
+	p = mremap(p, HUGE_PAGE, HUGE_PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, target + PAGE);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+FIXTURE(pte)
+{
+	struct tern t;
+};
+
+FIXTURE_VARIANT(pte)
+{
+	void *(*split)(struct tern *t, char *p);
+};
+
+FIXTURE_VARIANT_ADD(pte, mprotect)
+{
+	.split = split_by_mprotect,
+};
+
+FIXTURE_VARIANT_ADD(pte, mremap)
+{
+	.split = split_by_mremap,
+};
+
+FIXTURE_SETUP(pte)
+{
+	int ret = tern_begin(&self->t);
+
+	if (ret == -ENODEV)
+		SKIP(return, "no Tern device in /dev/dri");
+	ASSERT_EQ(0, ret);
+}
+
+FIXTURE_TEARDOWN(pte)
+{
+	ASSERT_EQ(0, tern_end(&self->t));
+}
+
+TEST_F(pte, huge_page_mapped_by_ptes)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+	struct drm_tern_stats stats;
+
+	ASSERT_NE(NULL, p);
+	if (tern_anon_huge(p) != HUGE_PAGE >> 10)
+		SKIP(return, "the system has no huge page to give");
+	p = variant->split(t, (char *)p);
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, tern_anon_huge(p));
+
+	for (int round = 1; round <= 2; round++) {
+		ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		stats = tern_stats(t);
+		EXPECT_EQ(round * HUGE_PAGE, stats.bytes_to_device);
+		EXPECT_EQ(HUGE_PAGE, stats.resident_bytes);
+		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, round));
+	}
+}
+
+/* A page is taken out of the middle of a huge page, before or after it moved. */
+TEST_F(move, huge_page_with_a_page_unmapped)
+{
+	struct tern *t = &self->t;
+
+	for (int resident = 0; resident < 2; resident++) {
+		unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+		unsigned long *upper;
+		unsigned long more = resident;
+
+		ASSERT_NE(NULL, p);
+		if (resident)
+			ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		upper = p + WORDS(51 * PAGE);
+		ASSERT_EQ(0, munmap(p + WORDS(50 * PAGE), PAGE));
+		ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, 50 * PAGE));
+		ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, upper, HUGE_PAGE - 51 * PAGE));
+		ASSERT_EQ(-1, tern_check_pattern(p, 50 * PAGE, more + 1));
+		for (unsigned long i = WORDS(51 * PAGE); i < WORDS(HUGE_PAGE); i++)
+			ASSERT_EQ(tern_pattern(i) + more + 1, p[i]);
+	}
+}
+
+/* The CPU and the device add by turns; each finds all that the other did. */
+TEST_F(move, ping_pong)
+{
+	struct tern *t = &self->t;
+	const int advices[] = { MADV_HUGEPAGE, MADV_NOHUGEPAGE };
+	size_t bytes = 3 * HUGE_PAGE;
+
+	for (int i = 0; i < 2; i++) {
+		unsigned long *p = filled(t, bytes, advices[i]);
+
+		ASSERT_NE(NULL, p);
+		for (unsigned long round = 0; round < 6; round++) {
+			ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, bytes));
+			ASSERT_EQ(-1, tern_check_pattern(p, bytes, 2 * round + 1));
+			for (unsigned long word = 0; word < WORDS(bytes); word++)
+				p[word]++;
+		}
+	}
+}
+
+/* Memory that is thrown away while it is on the device is zero afterwards. */
+TEST_F(move, dontneed)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	ASSERT_EQ(0, madvise(p, HUGE_PAGE, MADV_DONTNEED));
+	EXPECT_EQ(0, tern_stats(t).resident_bytes);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	for (unsigned long i = 0; i < WORDS(HUGE_PAGE); i++)
+		ASSERT_EQ(1, p[i]);
+}
+
+/* What does not fit into the device's memory is used where it is, or takes turns. */
+TEST_F_TIMEOUT(move, more_than_device_memory, 300)
+{
+	struct tern *t = &self->t;
+	size_t bytes = t->info.vram_size + t->info.vram_size / 8;
+	struct kernel_args args = { .count = WORDS(bytes), .value = 5 };
+	struct drm_tern_stats stats;
+	struct sysinfo system;
+
+	ASSERT_EQ(0, sysinfo(&system));
+	if (system.freeram * system.mem_unit < bytes + bytes / 4)
+		SKIP(return, "device memory is too large for this system's memory");
+	args.p = tern_map(t, bytes, MADV_HUGEPAGE);
+	ASSERT_NE(NULL, args.p);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run_threads(t, KERNEL_FILL, args, 256));
+	stats = tern_stats(t);
+	EXPECT_LE(stats.resident_bytes, t->info.vram_size);
+	EXPECT_LT(0, stats.resident_bytes);
+	ASSERT_EQ(-1, tern_check_count(args.p, bytes, 5));
+	EXPECT_EQ(0, tern_stats(t).cancels);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Helpers of the tests of the Tern GPU's driver.
+ *
+ * Functions return 0 or a negative errno unless they say otherwise, so that a test can
+ * compare with what it expects.
+ */
+#ifndef TERN_TEST_H
+#define TERN_TEST_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <drm/tern_drm.h>
+
+#include "kernels.h"
+
+#define PAGE 4096UL
+#define HUGE_PAGE (2UL << 20)
+#define WORDS(bytes) ((bytes) / sizeof(unsigned long))
+
+/* Bytes of stack of a thread of the device. */
+#define TERN_STACK_SIZE 4096U
+/* Threads of a dispatch, unless a test wants another number. */
+#define TERN_THREADS 64UL
+/* A wait that takes longer than this has failed. */
+#define TERN_WAIT_SECONDS 120
+
+/* The code, from kernels.c. */
+__asm__(".pushsection .rodata\n"
+	"tern_kernels: .incbin \"" TERN_KERNELS_BIN "\"\n"
+	"tern_kernels_end:\n"
+	".popsection\n");
+extern const char tern_kernels[], tern_kernels_end[];
+
+/*
+ * A queue with what a dispatch in it needs. All of that is shared memory, which the device
+ * uses where it is, so that only a test's own memory counts as moved.
+ */
+struct tern_queue {
+	__u32 handle;
+	__u32 syncobj;
+	/* Of the last submission. */
+	__u64 seqno;
+	struct kernel_args *args;
+	char *stack;
+	size_t stack_bytes;
+	/* Of the last wait. */
+	struct drm_tern_result result;
+};
+
+/* Mappings that are undone at the end of a test. */
+#define TERN_MAX_RANGES 32
+
+struct tern {
+	int fd;
+	__u32 vm;
+	struct drm_tern_device_query info;
+	char *code;
+	size_t code_bytes;
+	struct tern_queue queue;
+	struct {
+		void *start;
+		size_t bytes;
+	} ranges[TERN_MAX_RANGES];
+	unsigned int nr_ranges;
+	/* The test moves memory that stays mapped, so that some is left on the device. */
+	int leaves_memory;
+};
+
+static inline int tern_ioctl(int fd, unsigned long request, void *arg)
+{
+	int ret;
+
+	do {
+		ret = ioctl(fd, request, arg);
+	} while (ret == -1 && errno == EINTR);
+	return ret == -1 ? -errno : 0;
+}
+
+static inline int tern_is_tern(int fd)
+{
+	char name[8] = "";
+	struct drm_version version = { .name = name, .name_len = sizeof(name) - 1 };
+
+	return !tern_ioctl(fd, DRM_IOCTL_VERSION, &version) && !strcmp(name, "tern");
+}
+
+/* Opens the first device, or the one that TERN_DEVICE names; -1 if there is none. */
+static inline int tern_open_device(void)
+{
+	const char *path = getenv("TERN_DEVICE");
+
+	for (int minor = 128; minor < 192; minor++) {
+		char node[32];
+		int fd;
+
+		snprintf(node, sizeof(node), "/dev/dri/renderD%d", minor);
+		fd = open(path ? path : node, O_RDWR | O_CLOEXEC);
+		if (fd >= 0 && tern_is_tern(fd))
+			return fd;
+		if (fd >= 0)
+			close(fd);
+	}
+	return -1;
+}
+
+static inline int tern_query(int fd, struct drm_tern_device_query *info)
+{
+	memset(info, 0, sizeof(*info));
+	return tern_ioctl(fd, DRM_IOCTL_TERN_DEVICE_QUERY, info);
+}
+
+/* Shared memory of the process; NULL on failure. */
+static inline void *tern_shared(size_t bytes, int *fd)
+{
+	int memfd = memfd_create("tern", MFD_CLOEXEC);
+	void *start = MAP_FAILED;
+
+	if (memfd >= 0 && !ftruncate(memfd, bytes))
+		start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+	if (fd)
+		*fd = memfd;
+	else if (memfd >= 0)
+		close(memfd);
+	return start == MAP_FAILED ? NULL : start;
+}
+
+static inline int tern_vm_create(int fd, __u32 *vm)
+{
+	struct drm_tern_vm_create create = {};
+	int ret = tern_ioctl(fd, DRM_IOCTL_TERN_VM_CREATE, &create);
+
+	*vm = create.handle;
+	return ret;
+}
+
+static inline int tern_vm_destroy(int fd, __u32 vm)
+{
+	struct drm_tern_handle handle = { .handle = vm };
+
+	return tern_ioctl(fd, DRM_IOCTL_TERN_VM_DESTROY, &handle);
+}
+
+static inline int tern_queue_destroy(int fd, __u32 queue)
+{
+	struct drm_tern_handle handle = { .handle = queue };
+
+	return tern_ioctl(fd, DRM_IOCTL_TERN_QUEUE_DESTROY, &handle);
+}
+
+/* Makes a queue of @entries dispatches; 0: the driver's default. */
+static inline int tern_queue_init(struct tern *t, struct tern_queue *queue, __u32 entries)
+{
+	struct drm_tern_queue_create create = { .vm = t->vm, .entries = entries };
+	struct drm_syncobj_create syncobj = {};
+	int ret;
+
+	memset(queue, 0, sizeof(*queue));
+	queue->stack_bytes = (size_t)t->info.resident_threads * TERN_STACK_SIZE;
+	queue->args = tern_shared(PAGE, NULL);
+	queue->stack = tern_shared(queue->stack_bytes, NULL);
+	if (!queue->args || !queue->stack)
+		return -ENOMEM;
+	ret = tern_ioctl(t->fd, DRM_IOCTL_SYNCOBJ_CREATE, &syncobj);
+	if (!ret)
+		ret = tern_ioctl(t->fd, DRM_IOCTL_TERN_QUEUE_CREATE, &create);
+	queue->syncobj = syncobj.handle;
+	queue->handle = create.handle;
+	return ret;
+}
+
+static inline void tern_queue_free(struct tern *t, struct tern_queue *queue)
+{
+	struct drm_syncobj_destroy syncobj = { .handle = queue->syncobj };
+
+	if (queue->handle)
+		tern_queue_destroy(t->fd, queue->handle);
+	if (queue->syncobj)
+		tern_ioctl(t->fd, DRM_IOCTL_SYNCOBJ_DESTROY, &syncobj);
+	if (queue->stack)
+		munmap(queue->stack, queue->stack_bytes);
+	if (queue->args)
+		munmap(queue->args, PAGE);
+	memset(queue, 0, sizeof(*queue));
+}
+
+/* Address of a kernel's first instruction. */
+static inline __u64 tern_entry(const struct tern *t, enum kernel_id kernel)
+{
+	return (uintptr_t)t->code + kernel * TERN_KERNEL_STRIDE;
+}
+
+/* Opens the device, with an address space and a queue on it. -ENODEV if there is none. */
+static inline int tern_begin(struct tern *t)
+{
+	int ret;
+
+	memset(t, 0, sizeof(*t));
+	t->fd = tern_open_device();
+	if (t->fd < 0)
+		return -ENODEV;
+	t->code_bytes = tern_kernels_end - tern_kernels;
+	t->code = tern_shared(t->code_bytes, NULL);
+	if (!t->code)
+		return -ENOMEM;
+	memcpy(t->code, tern_kernels, t->code_bytes);
+	ret = tern_query(t->fd, &t->info);
+	if (!ret)
+		ret = tern_vm_create(t->fd, &t->vm);
+	if (!ret)
+		ret = tern_queue_init(t, &t->queue, 0);
+	return ret;
+}
+
+/* A submission of @kernel to @queue, with its syncobj, for the test to send or to spoil. */
+static inline struct drm_tern_submit tern_submission(const struct tern *t,
+						     const struct tern_queue *queue,
+						     enum kernel_id kernel)
+{
+	return (struct drm_tern_submit){
+		.queue = queue->handle,
+		.entry = tern_entry(t, kernel),
+		.args = (uintptr_t)queue->args,
+		.threads = TERN_THREADS,
+		.stack = (uintptr_t)queue->stack,
+		.stack_size = TERN_STACK_SIZE,
+		.out_syncobjs = (uintptr_t)&queue->syncobj,
+		.out_count = 1,
+	};
+}
+
+/* Submits @threads threads of @kernel. @timeout_ms 0: the driver's limit. */
+static inline int tern_start(const struct tern *t, struct tern_queue *queue, enum kernel_id kernel,
+			     struct kernel_args args, unsigned long threads, __u32 timeout_ms)
+{
+	struct drm_tern_submit submit = tern_submission(t, queue, kernel);
+	int ret;
+
+	*queue->args = args;
+	submit.threads = threads;
+	submit.timeout_ms = timeout_ms;
+	ret = tern_ioctl(t->fd, DRM_IOCTL_TERN_SUBMIT, &submit);
+	queue->seqno = submit.seqno;
+	return ret;
+}
+
+/* Asks how dispatch @seqno of @queue ended, into @queue->result. */
+static inline int tern_result(const struct tern *t, struct tern_queue *queue, __u64 seqno)
+{
+	queue->result = (struct drm_tern_result){ .queue = queue->handle, .seqno = seqno };
+	return tern_ioctl(t->fd, DRM_IOCTL_TERN_RESULT, &queue->result);
+}
+
+/* Waits for the fence of the last submission. */
+static inline int tern_wait_fence(const struct tern *t, const struct tern_queue *queue)
+{
+	struct drm_syncobj_wait wait = {
+		.handles = (uintptr_t)&queue->syncobj,
+		.count_handles = 1,
+	};
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	wait.timeout_nsec = (now.tv_sec + TERN_WAIT_SECONDS) * 1000000000LL + now.tv_nsec;
+	return tern_ioctl(t->fd, DRM_IOCTL_SYNCOBJ_WAIT, &wait);
+}
+
+/* Waits for the last submission; returns its drm_tern_result_status or a negative errno. */
+static inline int tern_finish(const struct tern *t, struct tern_queue *queue)
+{
+	int ret = tern_wait_fence(t, queue);
+
+	if (!ret)
+		ret = tern_result(t, queue, queue->seqno);
+	return ret ? ret : (int)queue->result.status;
+}
+
+/* Runs @threads threads of @kernel to their end; returns as tern_finish(). */
+static inline int tern_run_threads(struct tern *t, enum kernel_id kernel, struct kernel_args args,
+				   unsigned long threads)
+{
+	int ret = tern_start(t, &t->queue, kernel, args, threads, 0);
+
+	return ret ? ret : tern_finish(t, &t->queue);
+}
+
+static inline int tern_run(struct tern *t, enum kernel_id kernel, struct kernel_args args)
+{
+	return tern_run_threads(t, kernel, args, TERN_THREADS);
+}
+
+/* Counters of the address space. */
+static inline struct drm_tern_stats tern_stats(const struct tern *t)
+{
+	struct drm_tern_stats stats = { .vm = t->vm };
+
+	if (tern_ioctl(t->fd, DRM_IOCTL_TERN_STATS, &stats)) {
+		/* No test expects this of any counter. */
+		memset(&stats, 0xff, sizeof(stats));
+	}
+	return stats;
+}
+
+/* Notes a mapping, to be undone at the end of the test; returns it. */
+static inline void *tern_keep(struct tern *t, void *start, size_t bytes)
+{
+	if (start == MAP_FAILED || !start || t->nr_ranges == TERN_MAX_RANGES)
+		return NULL;
+	t->ranges[t->nr_ranges].start = start;
+	t->ranges[t->nr_ranges++].bytes = bytes;
+	return start;
+}
+
+/*
+ * Anonymous memory at an address aligned to 2 MiB, between ranges that cannot be accessed,
+ * so that it is a VMA of its own. @advice is for madvise(). NULL on failure.
+ */
+static inline void *tern_map(struct tern *t, size_t bytes, int advice)
+{
+	size_t around = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE + 2 * HUGE_PAGE;
+	char *start = mmap(NULL, around, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			   -1, 0);
+	char *p;
+
+	if (!tern_keep(t, start, around))
+		return NULL;
+	p = (char *)(((uintptr_t)start + HUGE_PAGE) & ~(HUGE_PAGE - 1));
+	if (mmap(p, bytes, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return NULL;
+	return madvise(p, bytes, advice) ? NULL : p;
+}
+
+/* KiB of huge pages in the VMA that has @addr; -1 if it cannot be told. */
+static inline long tern_anon_huge(const void *addr)
+{
+	unsigned long start, end, target = (uintptr_t)addr;
+	FILE *smaps = fopen("/proc/self/smaps", "r");
+	char line[512];
+	long huge = -1;
+	int inside = 0;
+
+	if (!smaps)
+		return -1;
+	while (huge < 0 && fgets(line, sizeof(line), smaps)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			inside = start <= target && target < end;
+		else if (inside)
+			sscanf(line, "AnonHugePages: %ld", &huge);
+	}
+	fclose(smaps);
+	return huge;
+}
+
+/* A value for word @i that tells where it belongs. */
+static inline unsigned long tern_pattern(unsigned long i)
+{
+	return (i + 1) * 0x9e3779b97f4a7c15UL;
+}
+
+static inline void tern_write_pattern(unsigned long *p, size_t bytes)
+{
+	for (unsigned long i = 0; i < WORDS(bytes); i++)
+		p[i] = tern_pattern(i);
+}
+
+/* Index of the first word that is not the pattern plus @more; -1 if there is none. */
+static inline long tern_check_pattern(const unsigned long *p, size_t bytes, unsigned long more)
+{
+	for (unsigned long i = 0; i < WORDS(bytes); i++) {
+		if (p[i] != tern_pattern(i) + more)
+			return i;
+	}
+	return -1;
+}
+
+/* Index of the first word that is not @first plus its index; -1 if there is none. */
+static inline long tern_check_count(const unsigned long *p, size_t bytes, unsigned long first)
+{
+	for (unsigned long i = 0; i < WORDS(bytes); i++) {
+		if (p[i] != first + i)
+			return i;
+	}
+	return -1;
+}
+
+/* Whether a child of fork() ended with status 0. */
+static inline int tern_child_ok(pid_t pid)
+{
+	int status;
+
+	return waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status);
+}
+
+/* Undoes the mappings that were noted. */
+static inline void tern_unmap_all(struct tern *t)
+{
+	while (t->nr_ranges) {
+		t->nr_ranges--;
+		munmap(t->ranges[t->nr_ranges].start, t->ranges[t->nr_ranges].bytes);
+	}
+}
+
+/* Closes the device. What moved to it stays there. */
+static inline int tern_close(struct tern *t)
+{
+	int ret;
+
+	tern_queue_free(t, &t->queue);
+	munmap(t->code, t->code_bytes);
+	ret = tern_vm_destroy(t->fd, t->vm);
+	close(t->fd);
+	return ret;
+}
+
+/*
+ * Undoes all mappings of a test and closes the device, and tells whether nothing is left
+ * of the test's memory on it.
+ */
+static inline int tern_end(struct tern *t)
+{
+	struct drm_tern_device_query after;
+	struct drm_tern_stats stats;
+	int fd, ret;
+
+	if (t->fd < 0)
+		return 0;
+	tern_unmap_all(t);
+	stats = tern_stats(t);
+	/* The device is asked by this when the address space is gone. */
+	fd = dup(t->fd);
+	ret = tern_close(t);
+	if (!ret)
+		ret = tern_query(fd, &after);
+	close(fd);
+	if (ret || t->leaves_memory)
+		return ret;
+	if (stats.resident_bytes || after.vram_free != t->info.vram_free) {
+		fprintf(stderr, "%llu bytes left on the device; of %llu free bytes %llu are\n",
+			(unsigned long long)stats.resident_bytes,
+			(unsigned long long)t->info.vram_free,
+			(unsigned long long)after.vram_free);
+		return -EBUSY;
+	}
+	return 0;
+}
+
+#endif /* TERN_TEST_H */

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The driver is unbound while memory is on the device, and bound again. Needs root.
+ */
+#include "kselftest_harness.h"
+#include "tern_test.h"
+
+#include <libgen.h>
+#include <limits.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#define DRIVER "/sys/bus/pci/drivers/tern/"
+
+/* The name on the PCI bus of the device behind an open node. */
+static int bus_name(int fd, char *name, size_t size)
+{
+	char path[64], target[PATH_MAX];
+	struct stat st;
+	ssize_t len;
+
+	if (fstat(fd, &st))
+		return -errno;
+	snprintf(path, sizeof(path), "/sys/dev/char/%u:%u/device", major(st.st_rdev),
+		 minor(st.st_rdev));
+	len = readlink(path, target, sizeof(target) - 1);
+	if (len < 0)
+		return -errno;
+	target[len] = 0;
+	snprintf(name, size, "%s", basename(target));
+	return 0;
+}
+
+static int write_driver(const char *file, const char *name)
+{
+	char path[64];
+	int fd, ret;
+
+	snprintf(path, sizeof(path), DRIVER "%s", file);
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return -errno;
+	ret = write(fd, name, strlen(name)) < 0 ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+static unsigned long *resident(struct tern *t, size_t bytes, int advice)
+{
+	unsigned long *p = tern_map(t, bytes, advice);
+	struct kernel_args args = { .p = p, .count = WORDS(bytes), .value = 1 };
+
+	if (!p)
+		return NULL;
+	tern_write_pattern(p, bytes);
+	return tern_run(t, KERNEL_ADD, args) == DRM_TERN_RESULT_OK ? p : NULL;
+}
+
+/* All memory comes back with its contents, the old file is dead, and a new one works. */
+TEST(unbind_and_bind)
+{
+	unsigned long *huge, *small, *again;
+	struct drm_tern_device_query info;
+	struct tern old, new;
+	struct kernel_args args;
+	char name[64];
+	int ret = tern_begin(&old);
+
+	if (ret == -ENODEV)
+		SKIP(return, "no Tern device in /dev/dri");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(0, bus_name(old.fd, name, sizeof(name)));
+	huge = resident(&old, 2 * HUGE_PAGE, MADV_HUGEPAGE);
+	small = resident(&old, HUGE_PAGE, MADV_NOHUGEPAGE);
+	ASSERT_NE(NULL, huge);
+	ASSERT_NE(NULL, small);
+
+	ret = write_driver("unbind", name);
+	if (ret == -EACCES || ret == -EPERM)
+		SKIP(return, "needs root");
+	ASSERT_EQ(0, ret);
+	EXPECT_EQ(-1, tern_check_pattern(huge, 2 * HUGE_PAGE, 1));
+	EXPECT_EQ(-1, tern_check_pattern(small, HUGE_PAGE, 1));
+	EXPECT_EQ(-ENODEV, tern_query(old.fd, &info));
+	args = (struct kernel_args){ .p = huge, .count = 1, .value = 1 };
+	EXPECT_EQ(-ENODEV, tern_run(&old, KERNEL_ADD, args));
+	close(old.fd);
+
+	ASSERT_EQ(0, write_driver("bind", name));
+	ASSERT_EQ(0, tern_begin(&new));
+	EXPECT_EQ(new.info.vram_size, new.info.vram_free);
+	again = resident(&new, HUGE_PAGE, MADV_HUGEPAGE);
+	ASSERT_NE(NULL, again);
+	EXPECT_EQ(-1, tern_check_pattern(again, HUGE_PAGE, 1));
+	EXPECT_EQ(0, tern_end(&new));
+}
+
+TEST_HARNESS_MAIN
