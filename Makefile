@@ -30,7 +30,7 @@ help:
 	@echo "                         (make has only 0 and 2, and with -C it prints its own lines)"
 	@echo "  make shell             a shell"
 	@echo "  make bench             figures"
-	@echo "  make test-debug        the tests on the debug kernel (KASAN, lockdep, fault injection)"
+	@echo "  make test-debug        the tests on the debug kernel (KASAN, lockdep, DEBUG_VM)"
 	@echo
 	@echo "The series:"
 	@echo "  make build             build kernel and selftests"
@@ -41,29 +41,34 @@ help:
 	@echo "  make bisect-check      build every commit"
 	@echo "  make clean             remove build/"
 	@echo
-	@echo "Variables: KERNEL=tern|base|debug|release  ACCEL=auto|tcg|kvm  TIMEOUT=SECONDS"
-	@echo "  MEMORY=3G CPUS=2 VRAM=512M GPUS=1        the virtual machine"
-	@echo "  TOOLCHAIN=host KERNEL_TARBALL=FILE       the host's own tools and kernel source"
+	@echo "Variables: KERNEL=tern|base|debug|release  ACCEL=auto|tcg|kvm"
+	@echo "  MEMORY=3G CPUS=2 VRAM=512M GPUS=1        the virtual machine; at most CPUS=8 and GPUS=2, and a"
+	@echo "                                           size without K, M or G counts MiB"
+	@echo "  TIMEOUT=3600                             seconds that a command may take, 0 for any number;"
+	@echo "                                           in the tests, each suite that runs in the guest"
+	@echo "  TOOLCHAIN=host                           the host's own tools"
+	@echo "  KERNEL_TARBALL=FILE                      the kernel's source, instead of Debian's package"
 	@echo "  TERN_CACHE=DIR                           in place of ~/.cache/tern"
 	@echo "  JOBS=N                                   jobs of a build"
-	@echo "  ONLY=NAME                                one suite of the tests"
+	@echo "  ONLY=NAME                                one suite of the tests; * stands for any characters, as"
+	@echo "                                           in ONLY='tern-*'; ./tern test -- --list shows them"
 
 run shell bench build tree refresh series bisect-check:
-	@$(top)/tern $@
+	@exec $(top)/tern $@
 
 test:
-	@$(top)/tern test
+	@exec $(top)/tern test
 
 test-debug:
-	@$(top)/tern test --debug
+	@exec $(top)/tern test --debug
 
 guest:
 	@test -n "$$CMD" || { echo "make guest needs CMD='…': the command to run in the guest" >&2; exit 2; }
-	@$(top)/tern guest -- "$$CMD"
+	@exec $(top)/tern guest -- "$$CMD"
 
 apply:
 	@test -n "$$KDIR" || { echo "make apply needs KDIR=DIR: a kernel tree" >&2; exit 2; }
-	@$(top)/tern apply
+	@exec $(top)/tern apply
 
 clean:
 	@rm -rf $(top)/build

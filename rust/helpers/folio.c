@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 #include <linux/gfp.h>
-#include <linux/highmem.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -53,6 +52,11 @@ __rust_helper bool rust_helper_folio_test_anon(const struct folio *folio)
 	return folio_test_anon(folio);
 }
 
+__rust_helper bool rust_helper_folio_test_hugetlb(const struct folio *folio)
+{
+	return folio_test_hugetlb(folio);
+}
+
 __rust_helper int rust_helper_folio_ref_count(const struct folio *folio)
 {
 	return folio_ref_count(folio);
@@ -86,17 +90,6 @@ __rust_helper struct page *rust_helper_pfn_to_page(unsigned long pfn)
 __rust_helper unsigned long rust_helper_page_to_pfn(const struct page *page)
 {
 	return page_to_pfn(page);
-}
-
-__rust_helper void rust_helper_folio_zero_range(struct folio *folio, size_t start,
-						size_t length)
-{
-	folio_zero_range(folio, start, length);
-}
-
-__rust_helper bool rust_helper_folio_is_zone_device(const struct folio *folio)
-{
-	return folio_is_zone_device(folio);
 }
 
 __rust_helper bool rust_helper_folio_is_device_private(const struct folio *folio)

@@ -33,8 +33,10 @@ use crate::{
     types::Opaque, //
 };
 use core::{
-    cell::UnsafeCell,
-    mem::ManuallyDrop,
+    mem::{
+        ManuallyDrop,
+        MaybeUninit, //
+    },
     ptr::{
         self,
         NonNull, //
@@ -151,102 +153,123 @@ impl Fence {
             _ => Err(Error::from_errno(left as c_int)),
         }
     }
+}
 
-    /// Calls `f` when the event happens, unless the value returned is dropped before.
+/// What is done when the event of a fence happens; see [`Callback`].
+pub trait FenceWaiter: Send + Sync + 'static {
+    /// The event of the fence has happened, with success or not.
     ///
-    /// `f` is called once, in atomic context with the lock of the fence held. It must not sleep,
-    /// nor use this fence, nor drop the value returned. Memory is allocated with `flags`.
-    pub fn add_callback<F: FnOnce() + Send + 'static>(
-        &self,
-        f: F,
-        flags: Flags,
-    ) -> Result<Pin<KBox<Callback<F>>>, CallbackError<F>> {
-        let Ok(callback) = KBox::new_uninit(flags) else {
-            return Err(CallbackError::Alloc);
-        };
-        let callback = KBox::write(
-            callback,
-            Callback {
-                cb: Opaque::uninit(),
-                fence: self.into(),
-                f: UnsafeCell::new(Some(f)),
-            },
-        );
-
-        // SAFETY: Both pointers are valid, and `cb` stays in place until `Callback` is dropped,
-        // which removes it.
-        let ret = unsafe {
-            bindings::dma_fence_add_callback(
-                self.as_raw(),
-                callback.cb.get(),
-                Some(Callback::<F>::callback),
-            )
-        };
-
-        if ret == 0 {
-            return Ok(KBox::into_pin(callback));
-        }
-
-        // The function is not going to be called.
-        //
-        // SAFETY: Nobody else has access to the field.
-        match unsafe { (*callback.f.get()).take() } {
-            Some(f) => Err(CallbackError::Signaled(f)),
-            None => Err(CallbackError::Alloc),
-        }
-    }
+    /// This is called in atomic context with the lock of the fence held. It must not sleep, nor use
+    /// any fence, nor drop the [`Callback`].
+    fn signaled(&self);
 }
 
-/// Why a callback is not going to be called.
-pub enum CallbackError<F> {
-    /// The event has happened. The function is given back, so that it can be called at once.
-    Signaled(F),
-    /// There is no memory.
-    Alloc,
-}
-
-/// A function that waits to be called; see [`Fence::add_callback`].
+/// Lets a [`FenceWaiter`] know when the event of a fence happens.
 ///
-/// When it is dropped the function is not going to be called, or has returned.
+/// It can be armed for one fence after another. That takes no memory, so it can be done on the way
+/// to signal a fence that others wait for. Dropping it disarms it. See [`Timeline`] for an example.
 ///
 /// # Invariants
 ///
-/// `cb` was given to `dma_fence_add_callback()` for `fence`.
-pub struct Callback<F> {
+/// - If `fence` is some, `cb` was given to `dma_fence_add_callback()` for it, with success, and not
+///   to `dma_fence_remove_callback()` since. If it is `None` nobody else uses `cb`.
+/// - The reference in `fence` is dropped only after `cb` is removed.
+/// - There are no mutable references to `waiter` until it is dropped.
+#[pin_data(PinnedDrop)]
+pub struct Callback<W: FenceWaiter> {
+    #[pin]
     cb: Opaque<bindings::dma_fence_cb>,
-    fence: ARef<Fence>,
-    f: UnsafeCell<Option<F>>,
+    fence: Option<ARef<Fence>>,
+    waiter: W,
 }
 
-// SAFETY: The function is called on any thread and `Send`; there is no access to it from here.
-unsafe impl<F: Send> Send for Callback<F> {}
-// SAFETY: There are no methods.
-unsafe impl<F: Send> Sync for Callback<F> {}
+// SAFETY: The only field that is not `Send` is `cb`, which belongs to no thread.
+unsafe impl<W: FenceWaiter> Send for Callback<W> {}
+// SAFETY: A shared reference gives no access to the fields.
+unsafe impl<W: FenceWaiter> Sync for Callback<W> {}
 
-impl<F: FnOnce() + Send + 'static> Callback<F> {
+impl<W: FenceWaiter> Callback<W> {
+    /// Makes a callback that is not armed.
+    pub fn new(waiter: W) -> impl PinInit<Self> {
+        // INVARIANT: There is no fence, and `cb` is new.
+        pin_init!(Self {
+            cb: Opaque::uninit(),
+            fence: None,
+            waiter,
+        })
+    }
+
+    /// Arms it: the waiter is called once, when the event of `fence` happens.
+    ///
+    /// If it is armed for another fence it is disarmed first. Returns `false`, and does not call
+    /// the waiter, if the event has happened already.
+    ///
+    /// This takes the locks of the fences, as [`Callback::disarm`] does.
+    pub fn arm(mut self: Pin<&mut Self>, fence: ARef<Fence>) -> bool {
+        self.as_mut().disarm();
+
+        // SAFETY:
+        // - The fence is valid since we have a reference.
+        // - By the type invariants nobody else uses `cb`, since `disarm()` sets `fence` to `None`.
+        // - `cb` is pinned, hence valid until drop, which removes it.
+        // - `signaled()` may run on another CPU from now on, also while this function still has a
+        //   mutable reference to `Self`. That is fine: `Self` is not `Unpin`, hence such a
+        //   reference is not taken for unique by the compiler, and `signaled()` only accesses
+        //   `waiter`, to which there are no mutable references by the type invariants.
+        let ret = unsafe {
+            bindings::dma_fence_add_callback(fence.as_raw(), self.cb.get(), Some(Self::signaled))
+        };
+
+        if ret == 0 {
+            // INVARIANT: `cb` was just added. There was no fence before, so none is dropped.
+            *self.fence_mut() = Some(fence);
+        }
+        ret == 0
+    }
+
+    /// Disarms it. When this returns, the waiter has been called, or is not going to be.
+    ///
+    /// This takes the lock of the fence, so it must not be called by the waiter.
+    pub fn disarm(mut self: Pin<&mut Self>) {
+        if let Some(fence) = &self.fence {
+            // SAFETY: By the type invariants the fence is valid and `cb` was added to it.
+            //
+            // Callbacks are called with the lock of the fence held, and the core takes `cb` off the
+            // list before the call and does not access it afterwards. This function takes the lock
+            // to look at the list, so nobody else uses `cb` when it returns.
+            unsafe { bindings::dma_fence_remove_callback(fence.as_raw(), self.cb.get()) };
+        }
+        // INVARIANT: Nobody else uses `cb`, and it is removed from the fence that is dropped.
+        *self.as_mut().fence_mut() = None;
+    }
+
+    fn fence_mut(self: Pin<&mut Self>) -> &mut Option<ARef<Fence>> {
+        // SAFETY: Nothing is moved out of `Self`: the field is not structurally pinned. Other than
+        // with `project()`, there is no mutable reference to `waiter`.
+        &mut unsafe { self.get_unchecked_mut() }.fence
+    }
+
     /// # Safety
     ///
-    /// `cb` must be the field of a `Callback<F>` that is not dropped before this function returns,
-    /// and this function must be called once.
-    unsafe extern "C" fn callback(
+    /// `cb` must be the field of a `Callback<W>` that is not dropped before this returns.
+    unsafe extern "C" fn signaled(
         _fence: *mut bindings::dma_fence,
         cb: *mut bindings::dma_fence_cb,
     ) {
-        // SAFETY: By the safety requirements. The drop of `Callback` waits for this function.
-        let this = unsafe { &*container_of!(Opaque::cast_from(cb), Self, cb) };
+        // SAFETY: By the safety requirements the pointer is in bounds of the `Callback`.
+        let this: *const Self = unsafe { container_of!(Opaque::cast_from(cb), Self, cb) };
+        // SAFETY: The field is valid by the safety requirements, and by the type invariants there
+        // are no mutable references to it. None is made to the other fields, which may be written.
+        let waiter = unsafe { &(*this).waiter };
 
-        // SAFETY: By the safety requirements nobody else accesses the field.
-        if let Some(f) = unsafe { (*this.f.get()).take() } {
-            f();
-        }
+        waiter.signaled();
     }
 }
 
-impl<F> Drop for Callback<F> {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants. The function takes the lock of the fence, under which
-        // callbacks are called.
-        unsafe { bindings::dma_fence_remove_callback(self.fence.as_raw(), self.cb.get()) };
+#[pinned_drop]
+impl<W: FenceWaiter> PinnedDrop for Callback<W> {
+    fn drop(self: Pin<&mut Self>) {
+        self.disarm();
     }
 }
 
@@ -291,16 +314,42 @@ impl DriverFence {
     }
 }
 
+/// The memory of a fence to be made with [`Timeline::init`].
+///
+/// It can be allocated before the locks are taken under which the fence gets its place in the
+/// timeline. Dropping it frees it.
+pub struct NewFence(KBox<MaybeUninit<DriverFence>>);
+
+impl NewFence {
+    /// Allocates the memory with `flags`.
+    pub fn new(flags: Flags) -> Result<Self, AllocError> {
+        Ok(Self(KBox::new_uninit(flags)?))
+    }
+}
+
 /// A sequence of fences whose events happen one after the other, for example those of a queue.
 ///
 /// # Examples
 ///
 /// ```
-/// use kernel::{dma_fence::{CallbackError, Timeline}, sync::{Arc, Completion}};
+/// use kernel::{
+///     dma_fence::{Callback, FenceWaiter, NewFence, Timeline},
+///     sync::{atomic::{ordering::Relaxed, Atomic}, Arc},
+/// };
+///
+/// /// Counts the events.
+/// struct Counter(Arc<Atomic<u32>>);
+///
+/// impl FenceWaiter for Counter {
+///     fn signaled(&self) {
+///         self.0.fetch_add(1, Relaxed);
+///     }
+/// }
 ///
 /// let timeline = Timeline::new(c"doctest", c"queue 0");
-/// let first = timeline.new_fence(GFP_KERNEL)?;
-/// let second = timeline.new_fence(GFP_KERNEL)?;
+/// let first = timeline.init(NewFence::new(GFP_KERNEL)?);
+/// let second = timeline.init(NewFence::new(GFP_KERNEL)?);
+/// let third = timeline.init(NewFence::new(GFP_KERNEL)?);
 /// assert!(first.seqno() < second.seqno());
 ///
 /// let fence = first.fence();
@@ -308,24 +357,30 @@ impl DriverFence {
 /// assert_eq!(fence.status(), Ok(false));
 /// assert_eq!(fence.wait_timeout(1), Err(ETIMEDOUT));
 ///
-/// let done = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
-/// let in_callback = done.clone();
-/// let callback = fence.add_callback(move || in_callback.complete_all(), GFP_KERNEL);
-/// assert!(callback.is_ok());
+/// let events = Arc::new(Atomic::new(0), GFP_KERNEL)?;
+/// let mut callback = KBox::pin_init(Callback::new(Counter(events.clone())), GFP_KERNEL)?;
+/// assert!(callback.as_mut().arm(fence.clone()));
 /// first.signal();
-/// done.wait_for_completion();
+/// assert_eq!(events.load(Relaxed), 1);
 /// assert_eq!(fence.status(), Ok(true));
 /// assert_eq!(fence.wait(), Ok(()));
 ///
-/// // Too late for another callback: the function comes back.
-/// let late = fence.add_callback(|| (), GFP_KERNEL);
-/// assert!(matches!(late, Err(CallbackError::Signaled(_))));
+/// // Too late for this fence, but the callback can be armed for others.
+/// assert!(!callback.as_mut().arm(fence));
+/// assert!(callback.as_mut().arm(third.fence()));
+/// assert!(callback.as_mut().arm(second.fence()));
 ///
 /// // Whoever waits gets an error if the work is abandoned.
 /// let fence = second.fence();
 /// drop(second);
 /// assert_eq!(fence.status(), Err(ECANCELED));
-/// # drop(callback);
+/// assert_eq!(events.load(Relaxed), 2);
+///
+/// // Once it is disarmed, the waiter is not called.
+/// assert!(callback.as_mut().arm(third.fence()));
+/// callback.as_mut().disarm();
+/// third.fail(EIO);
+/// assert_eq!(events.load(Relaxed), 2);
 /// # Ok::<(), Error>(())
 /// ```
 pub struct Timeline {
@@ -347,18 +402,18 @@ impl Timeline {
         }
     }
 
-    /// Makes the next fence, with memory allocated with `flags`.
+    /// Makes the next fence of the timeline from `new`. Can be called in any context.
     ///
     /// It must be signalled after those that were made before.
-    pub fn new_fence(&self, flags: Flags) -> Result<Signaller, AllocError> {
-        let fence = KBox::new(
+    pub fn init(&self, new: NewFence) -> Signaller {
+        let fence = KBox::write(
+            new.0,
             DriverFence {
                 fence: Default::default(),
                 driver: self.driver,
                 timeline: self.name,
             },
-            flags,
-        )?;
+        );
         let fence = KBox::into_raw(fence).cast::<bindings::dma_fence>();
         let seqno = self.next_seqno.fetch_add(1, Relaxed);
 
@@ -371,9 +426,7 @@ impl Timeline {
 
         // INVARIANT: The fence is new, so it is not signalled.
         // SAFETY: We own the only reference, and `KBox::into_raw()` does not return null.
-        Ok(Signaller(unsafe {
-            ARef::from_raw(NonNull::new_unchecked(fence.cast()))
-        }))
+        Signaller(unsafe { ARef::from_raw(NonNull::new_unchecked(fence.cast())) })
     }
 }
 

@@ -97,7 +97,8 @@ struct drm_tern_handle {
  * Used with &DRM_IOCTL_TERN_QUEUE_CREATE. Dispatches of one queue run one after
  * another, those of different queues side by side.
  *
- * Errors: -ENOSPC where the device has no queue left.
+ * Errors: -ENOSPC where the device has no queue left, -EPERM where the caller's
+ * memory is not that of the address space.
  */
 struct drm_tern_queue_create {
 	/** @vm: In. The address space. */
@@ -118,7 +119,8 @@ struct drm_tern_queue_create {
  * Used with &DRM_IOCTL_TERN_SUBMIT. A thread starts at @entry with a0 = @args,
  * a1 = its index, a2 = @threads and a stack pointer into @stack.
  *
- * Errors: -EAGAIN where the queue is full, -EIO where the device is lost. A
+ * Errors: -EAGAIN where the queue is full, -EIO where it has ended or the device
+ * is lost, -EPERM where the caller's memory is not that of the address space. A
  * failure of the kernel itself is no error of the call; it is told by the fence
  * and by &DRM_IOCTL_TERN_RESULT.
  */
@@ -137,11 +139,16 @@ struct drm_tern_submit {
 	__u64 stack;
 	/** @stack_size: In. Bytes of stack of a thread, a multiple of 16. */
 	__u32 stack_size;
-	/** @timeout_ms: In. Execution time after which it is ended; 0: the driver's limit. */
+	/**
+	 * @timeout_ms: In. Milliseconds of execution after which it is ended, at most 3600000; 0:
+	 * 30000. Waits for faults and for other queues do not count; with them it may take ten
+	 * times as long, then it is ended and its queue with it.
+	 */
 	__u32 timeout_ms;
 	/**
-	 * @in_syncobjs: In. Array of @in_count handles (__u32) to wait for before it starts. The
-	 * call itself waits, and ends early if a signal arrives.
+	 * @in_syncobjs: In. Array of @in_count handles (__u32) whose fences, which must be there
+	 * (-EINVAL), are waited for before it starts. The call does not wait for them; later
+	 * dispatches of the queue do.
 	 */
 	__u64 in_syncobjs;
 	/** @out_syncobjs: In. Array of @out_count handles (__u32) that get its fence. */
@@ -166,7 +173,7 @@ enum drm_tern_result_status {
 	DRM_TERN_RESULT_FAULT,
 	/** @DRM_TERN_RESULT_ILLEGAL: An illegal instruction. */
 	DRM_TERN_RESULT_ILLEGAL,
-	/** @DRM_TERN_RESULT_MISALIGNED: A misaligned atomic or program counter. */
+	/** @DRM_TERN_RESULT_MISALIGNED: A misaligned atomic operation. */
 	DRM_TERN_RESULT_MISALIGNED,
 	/** @DRM_TERN_RESULT_TIMEOUT: It ran for too long. */
 	DRM_TERN_RESULT_TIMEOUT,

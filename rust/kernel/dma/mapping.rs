@@ -49,17 +49,15 @@ impl DeviceHandle for ARef<device::Device> {
 
 /// Pages of a folio that a device can access at a DMA address. Dropping it unmaps them.
 ///
-/// The mapping does not hold a reference to the folio. For pages of a process it must not: the
-/// memory management takes them back when it wants, and an MMU notifier tells the driver to drop
-/// the mapping then.
-///
 /// What the device writes is certain to be visible to the CPU only when the mapping is dropped, and
 /// what the CPU writes is certain to be visible to the device only if it was written before the
 /// mapping was made; where DMA is not coherent, or goes through bounce buffers, it makes a
 /// difference.
 ///
-/// Normally the mapping borrows the bound device, see [`Mapping::new`]; [`Mapping::new_owned`] is
-/// for mappings in data that the borrow checker cannot follow.
+/// Normally the mapping borrows the bound device and has a reference to the folio, see
+/// [`Mapping::new`]. [`Mapping::new_owned`] is for page tables that mirror those of a process:
+/// there no borrow can be kept, and a reference would hold on to pages that the memory management
+/// wants back. An MMU notifier tells the driver to drop the mapping then.
 ///
 /// # Examples
 ///
@@ -68,9 +66,10 @@ impl DeviceHandle for ARef<device::Device> {
 ///     device::{Bound, Device},
 ///     dma::{Attrs, DataDirection, Mapping},
 ///     mm::folio::Folio,
+///     sync::aref::ARef,
 /// };
 ///
-/// fn send(dev: &Device<Bound>, folio: &Folio) -> Result {
+/// fn send(dev: &Device<Bound>, folio: ARef<Folio>) -> Result {
 ///     let pages = 0..folio.nr_pages();
 ///     let mapping = Mapping::new(dev, folio, pages, DataDirection::ToDevice, Attrs::NONE)?;
 ///     dev_dbg!(dev, "{} bytes at {:x}\n", mapping.size(), mapping.dma_address());
@@ -80,10 +79,12 @@ impl DeviceHandle for ARef<device::Device> {
 ///
 /// # Invariants
 ///
-/// `address` and `size` are those of a mapping made for `dev`, which is bound, with `direction` and
-/// `attrs`.
+/// - `address` and `size` are those of a mapping made for `dev`, which is bound, with `direction`
+///   and `attrs`.
+/// - The pages are allocated until the mapping is dropped; by `_folio` if it is some.
 pub struct Mapping<D: DeviceHandle> {
     dev: D,
+    _folio: Option<ARef<Folio>>,
     address: DmaAddress,
     size: usize,
     direction: DataDirection,
@@ -98,16 +99,18 @@ impl<'a> Mapping<&'a device::Device<Bound>> {
     /// Wraps `dma_map_page_attrs()`.
     pub fn new(
         dev: &'a device::Device<Bound>,
-        folio: &Folio,
+        folio: ARef<Folio>,
         pages: Range<usize>,
         direction: DataDirection,
         attrs: Attrs,
     ) -> Result<Self> {
-        let (address, size) = map(dev, folio, pages, direction, attrs)?;
+        let (address, size) = map(dev, &folio, pages, direction, attrs)?;
 
-        // INVARIANT: The mapping was just made. `dev` is bound as long as it is borrowed.
+        // INVARIANT: The mapping was just made. `dev` is bound as long as it is borrowed, and the
+        // reference to the folio is dropped after the mapping.
         Ok(Self {
             dev,
+            _folio: Some(folio),
             address,
             size,
             direction,
@@ -117,11 +120,15 @@ impl<'a> Mapping<&'a device::Device<Bound>> {
 }
 
 impl Mapping<ARef<device::Device>> {
-    /// Like [`Mapping::new`], for a mapping that holds a reference to the device.
+    /// Like [`Mapping::new`], for a mapping that holds a reference to the device, and none to the
+    /// folio.
     ///
     /// # Safety
     ///
-    /// The mapping must be dropped, and not be forgotten, before `dev` is unbound.
+    /// - The mapping must be dropped, and not be forgotten, before `dev` is unbound.
+    /// - The pages must stay allocated until it is dropped. For the pages of a process it is enough
+    ///   that an MMU notifier of its memory drops the mapping before it returns, and that the
+    ///   mapping is made under the notifier's lock after a check that nothing has changed.
     pub unsafe fn new_owned(
         dev: &device::Device<Bound>,
         folio: &Folio,
@@ -132,9 +139,10 @@ impl Mapping<ARef<device::Device>> {
         let (address, size) = map(dev, folio, pages, direction, attrs)?;
 
         // INVARIANT: The mapping was just made. By the safety requirements it does not outlive the
-        // time in which `dev` is bound.
+        // time in which `dev` is bound, nor that in which the pages are allocated.
         Ok(Self {
             dev: dev.into(),
+            _folio: None,
             address,
             size,
             direction,

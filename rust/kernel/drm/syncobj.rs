@@ -34,7 +34,7 @@ use core::ptr::{
 ///
 /// ```
 /// use kernel::{
-///     dma_fence::Timeline,
+///     dma_fence::{NewFence, Timeline},
 ///     drm::{self, file::DriverFile, syncobj::SyncObj},
 /// };
 ///
@@ -47,7 +47,7 @@ use core::ptr::{
 ///     SyncObj::find_fence(file, wait)?.wait()?;
 ///
 ///     let out = SyncObj::find(file, signal)?;
-///     let work = timeline.new_fence(GFP_KERNEL)?;
+///     let work = timeline.init(NewFence::new(GFP_KERNEL)?);
 ///     out.replace_fence(Some(&work.fence()));
 ///     work.signal();
 ///     Ok(())

@@ -54,31 +54,34 @@ pub const PMD_ORDER: u32 = 0;
 /// ```
 /// use kernel::mm::folio::Folio;
 ///
-/// let src = Folio::alloc(2, GFP_KERNEL | __GFP_ZERO)?;
-/// assert_eq!(src.order(), 2);
-/// assert_eq!(src.nr_pages(), 4);
-/// assert_eq!(src.size(), 4 * kernel::page::PAGE_SIZE);
-/// assert!(!src.is_device_private());
-/// assert!(!src.is_anon());
+/// let folio = Folio::alloc(2, GFP_KERNEL | __GFP_ZERO)?;
+/// assert_eq!(folio.order(), 2);
+/// assert_eq!(folio.nr_pages(), 4);
+/// assert_eq!(folio.size(), 4 * kernel::page::PAGE_SIZE);
+/// assert_eq!(folio.ref_count(), 1);
+/// assert!(!folio.is_device_private());
+/// assert!(!folio.is_anon());
+///
+/// let byte = [0xa5u8];
+/// let mut read = [0xffu8];
+/// // SAFETY: `byte` and `read` are one byte long and nobody else knows `folio`.
+/// unsafe {
+///     folio.page(2).unwrap().read_raw(read.as_mut_ptr(), 7, 1)?;
+///     assert_eq!(read, [0]);
+///     folio.page(3).unwrap().write_raw(byte.as_ptr(), 7, 1)?;
+///     folio.page(3).unwrap().read_raw(read.as_mut_ptr(), 7, 1)?;
+///     assert_eq!(read, byte);
+/// }
+/// assert!(folio.page(4).is_none());
 ///
 /// // The lock is a property of the type.
-/// let mut dst = Folio::lock(Folio::alloc(2, GFP_KERNEL)?);
-/// assert!(dst.is_locked());
-/// let byte = [0xa5u8];
-/// // SAFETY: `byte` is one byte long and nobody else knows `dst`.
-/// unsafe { dst.page(3).unwrap().write_raw(byte.as_ptr(), 7, 1)? };
-///
-/// dst.copy_from(&src)?;
-/// let mut read = [0xffu8];
-/// // SAFETY: `read` is one byte long and nobody else knows `dst`.
-/// unsafe { dst.page(3).unwrap().read_raw(read.as_mut_ptr(), 7, 1)? };
-/// assert_eq!(read, [0]);
-///
-/// // Folios of different sizes are not copied.
-/// assert!(dst.copy_from(&*Folio::alloc(0, GFP_KERNEL)?).is_err());
-///
-/// let dst = dst.unlock();
-/// assert!(!dst.is_locked());
+/// let mut locked = Folio::lock(folio);
+/// assert!(locked.is_locked());
+/// // This is not the memory of a process.
+/// assert_eq!(locked.split(), Err(EINVAL));
+/// assert_eq!(locked.order(), 2);
+/// let folio = locked.unlock();
+/// assert!(!folio.is_locked());
 /// # Ok::<(), Error>(())
 /// ```
 ///
@@ -181,7 +184,7 @@ impl Folio {
     /// `pfn` must be a page with a `struct page`, and the folio that it belongs to must be
     /// referenced, and must not be split, during `'a`.
     #[inline]
-    pub(crate) unsafe fn from_pfn<'a>(pfn: usize) -> &'a Folio {
+    pub unsafe fn from_pfn<'a>(pfn: usize) -> &'a Folio {
         // SAFETY: By the safety requirements there is a `struct page`.
         let page = unsafe { bindings::pfn_to_page(pfn) };
 
@@ -245,15 +248,11 @@ impl Folio {
         unsafe { bindings::folio_test_anon(self.as_raw()) }
     }
 
-    /// Marks the contents as changed, so that they are written out before the memory is reused.
-    ///
-    /// For anonymous folios that a device may write to without the CPU's page tables knowing. The
-    /// folio must be mapped by a process, which the caller ensures by a notifier or a lock. Does
-    /// not sleep. Wraps `folio_mark_dirty()`.
+    /// Returns whether this folio belongs to hugetlb.
     #[inline]
-    pub fn mark_dirty(&self) {
-        // SAFETY: By the type invariants the folio is valid.
-        unsafe { bindings::folio_mark_dirty(self.as_raw()) };
+    pub fn is_hugetlb(&self) -> bool {
+        // SAFETY: The pointer is valid since `self` is a reference.
+        unsafe { bindings::folio_test_hugetlb(self.as_raw()) }
     }
 
     /// Returns whether somebody, not necessarily the caller, holds the folio's lock.
@@ -267,7 +266,7 @@ impl Folio {
     ///
     /// Others may take references at any time, but not of a folio that only its owner knows.
     #[inline]
-    pub(crate) fn ref_count(&self) -> c_int {
+    pub fn ref_count(&self) -> c_int {
         // SAFETY: The pointer is valid since `self` is a reference.
         unsafe { bindings::folio_ref_count(self.as_raw()) }
     }
@@ -340,7 +339,7 @@ impl LockedFolio {
     /// The caller must own the lock of, and a reference to, the valid folio `ptr`, and gives both
     /// up.
     #[inline]
-    pub(crate) unsafe fn from_raw(ptr: NonNull<bindings::folio>) -> Self {
+    pub unsafe fn from_raw(ptr: NonNull<bindings::folio>) -> Self {
         // INVARIANT: The caller passes the lock on.
         // SAFETY: The caller passes its reference on.
         Self(unsafe { ARef::from_raw(ptr.cast()) })
@@ -348,7 +347,7 @@ impl LockedFolio {
 
     /// Gives up the ownership of lock and reference without releasing either.
     #[inline]
-    pub(crate) fn into_raw(self) -> NonNull<bindings::folio> {
+    pub fn into_raw(self) -> NonNull<bindings::folio> {
         let this = ManuallyDrop::new(self);
 
         // SAFETY: `this.0` is a valid reference and is not used any more.
@@ -366,49 +365,28 @@ impl LockedFolio {
         unsafe { ARef::from_raw(folio.cast()) }
     }
 
-    /// Copies the contents of `src` by the CPU. May sleep.
-    ///
-    /// Returns [`EINVAL`] if the sizes differ or if either folio is device-private.
-    pub fn copy_from(&mut self, src: &Folio) -> Result {
-        if self.order() != src.order() || self.is_device_private() || src.is_device_private() {
-            return Err(EINVAL);
-        }
-
-        // SAFETY: Both are valid folios of the same size that the CPU can access.
-        unsafe { bindings::folio_copy(self.as_raw(), src.as_raw()) };
-        Ok(())
-    }
-
-    /// Fills the folio with zeros by the CPU.
-    ///
-    /// Returns [`EINVAL`] if the folio is device-private.
-    pub fn zero(&mut self) -> Result {
-        if self.is_device_private() {
-            return Err(EINVAL);
-        }
-
-        // SAFETY: The range is the whole folio, which the CPU can access.
-        unsafe { bindings::folio_zero_range(self.as_raw(), 0, self.size()) };
-        Ok(())
-    }
-
     /// Splits an anonymous folio, device-private ones included, into single pages.
     ///
     /// `self` then stands for the first page. The other pages belong to whoever maps them; they
     /// are freed if nobody does. A folio of one page is left as it is. May sleep.
     ///
-    /// Returns [`EAGAIN`] if somebody else holds a reference to the folio, and [`EBUSY`] if it
-    /// cannot be split at the moment. Wraps the C function `split_folio_to_list()`.
+    /// Returns [`EINVAL`] if the folio is not anonymous or is one of hugetlb, [`EAGAIN`] if
+    /// somebody else holds a reference to it, and [`EBUSY`] if it cannot be split at the moment.
+    /// Wraps the C function `split_folio_to_list()`.
     // Not inlined, since the C function is not exported to modules.
     #[inline(never)]
     pub fn split(&mut self) -> Result {
         if self.order() == 0 {
             return Ok(());
         }
+        // The pages of hugetlb can be anonymous too, but they belong to its pool.
+        if !self.is_anon() || self.is_hugetlb() {
+            return Err(EINVAL);
+        }
 
         #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
-        // SAFETY: We own the lock and a reference, and the folio has more than one page. A null
-        // list means that the pages go where the folio was.
+        // SAFETY: We own the lock and a reference, and the folio has more than one page and is not
+        // one of hugetlb. A null list means that the pages go where the folio was.
         return crate::error::to_result(unsafe {
             bindings::split_folio_to_list(self.as_raw(), core::ptr::null_mut())
         });

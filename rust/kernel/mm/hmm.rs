@@ -188,7 +188,7 @@ impl<'a, T: IntervalNotifierOps> RangeFault<'a, T> {
     ) -> Result<Faulted<'a, T>, FaultError> {
         let pfns = self.check(mmap.mm(), buffer)?;
         let read = self.notifier.read_begin();
-        let mut range = self.as_hmm_range(pfns, read.seq());
+        let mut range = self.as_hmm_range(pfns, read.seq);
 
         // SAFETY: `range` is set up completely, its notifier is inserted since it is borrowed, and
         // the mmap lock of its address space is held.
@@ -221,7 +221,10 @@ impl<'a, T: IntervalNotifierOps> RangeFault<'a, T> {
         to_result(unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut range, timeout) })?;
 
         Ok(Faulted {
-            read: ReadGuard::from_seq(self.notifier, range.notifier_seq),
+            read: ReadGuard {
+                notifier: self.notifier,
+                seq: range.notifier_seq,
+            },
             pfns,
             first_page: self.range.start >> PAGE_SHIFT,
         })
@@ -422,6 +425,25 @@ impl<'a> Entry<'a> {
         // SAFETY: All pages have a `struct page`, and by the invariants of `Stable`, which is
         // borrowed during `'a`, they stay mapped, and so referenced and unsplit.
         unsafe { Folio::from_pfn(self.pfn()) }
+    }
+
+    /// Marks the contents as changed, so that they are written out before the memory is reused.
+    ///
+    /// The CPU's page tables do not tell that the device has written, so this must be called for
+    /// every page that the device is given the right to write. Does nothing for other pages. A
+    /// device-private page takes the mark with it when it comes back; without, what was written to
+    /// lazily freed memory (`MADV_FREE`) would be thrown away. Does not sleep. Wraps
+    /// `folio_mark_dirty()`.
+    #[inline]
+    pub fn mark_dirty(&self) {
+        if !self.is_writable() {
+            return;
+        }
+
+        // SAFETY: The folio is valid. It is not truncated meanwhile: by the invariants of `Stable`,
+        // which is borrowed during `'a`, it stays mapped, and truncation comes after unmapping. As
+        // the CPU may write to it, its file system is prepared for that.
+        unsafe { bindings::folio_mark_dirty(self.folio().as_raw()) };
     }
 
     /// Returns the number of the first page within its folio.

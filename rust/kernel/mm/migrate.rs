@@ -21,15 +21,14 @@
 //!
 //! # Locking
 //!
-//! Collecting calls the MMU notifiers of the range, those of the caller included (recognisable by
-//! [`Event::is_from`]), so no lock may be held that they take. From then on folio locks are held;
-//! see [`Folio::lock`](crate::mm::folio::Folio::lock) for the rule about further ones.
+//! Collecting calls the MMU notifiers of the range, those of the caller included, so no lock may be
+//! held that they take. From then on folio locks are held; see
+//! [`Folio::lock`](crate::mm::folio::Folio::lock) for the rule about further ones.
 //!
 //! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h)
 //!
 //! [entries]: Collected::entries
 //! [what migrated]: Migrated::outcomes
-//! [`Event::is_from`]: crate::mm::notifier::Event::is_from
 
 use crate::{
     alloc::{
@@ -47,6 +46,7 @@ use crate::{
         pagemap::{
             DevicePagemap,
             DevicePagemapOps,
+            Level,
             Owner,
             VmFault, //
         },
@@ -263,7 +263,8 @@ impl<'a> Setup<'a> {
 
     /// Collects device-private folios of `owner` around a fault of the CPU, to bring them back.
     ///
-    /// `range` (bytes) should cover the folio that faulted.
+    /// `range` (bytes) should cover the folio that faulted. But if that is a large folio of which
+    /// [only a page](Level::Pte) faulted, it must be just that page; see [`Setup::collect`].
     pub fn for_fault(fault: &'a VmFault, range: Range<usize>, owner: Owner) -> Self {
         Self {
             vma: fault.vma(),
@@ -292,12 +293,23 @@ impl<'a> Setup<'a> {
     ///
     /// That a page cannot be collected is not an error; it merely has no entry. Fails with
     /// [`EINVAL`] if the range is empty, not aligned to pages, not within the area or larger than
-    /// `buffer`, or if the area is one of device, DAX or hugetlb pages. Wraps
-    /// `migrate_vma_setup()`.
+    /// `buffer`, if the area is one of device, DAX or hugetlb pages, or if the range is not that of
+    /// the fault where it has to be. Wraps `migrate_vma_setup()`.
+    ///
+    /// `migrate_vma_setup()` splits a large folio that is mapped page by page. If that is the one
+    /// that faulted, the lock of the caller passes on to the page that faulted, but the function
+    /// goes on as if the first page had it. Hence it must not look at another page.
     pub fn collect(self, buffer: &'a mut Buffer) -> Result<Collected<'a, VmaRange<'a>>> {
         let Range { start, end } = self.range;
         if !self.locked || start >= end || (start | end) & (PAGE_SIZE - 1) != 0 {
             return Err(EINVAL);
+        }
+        if let Some(fault) = self.fault {
+            let order = fault.folio().order();
+
+            if !can_collect(&self.range, fault.address(), fault.level(), order) {
+                return Err(EINVAL);
+            }
         }
         let (src, dst) = buffer.slots((end - start) >> PAGE_SHIFT)?;
 
@@ -328,6 +340,12 @@ impl<'a> Setup<'a> {
             placed: false,
         }))
     }
+}
+
+/// Returns whether `range` can be collected when the CPU has faulted at `address`, at `level`, on a
+/// folio of `order`; see [`Setup::collect`].
+fn can_collect(range: &Range<usize>, address: usize, level: Level, order: u32) -> bool {
+    level == Level::Pmd || order == 0 || *range == (address..address + PAGE_SIZE)
 }
 
 /// Collects the folios in the page offsets `range` of `pagemap`, to migrate them to system memory.
@@ -812,4 +830,26 @@ pub struct Outcome<'a> {
     pub src: Option<&'a Folio>,
     /// The destination.
     pub dst: &'a Folio,
+}
+
+#[macros::kunit_tests(rust_mm_migrate)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_folio_that_faulted_by_page() {
+        const ADDRESS: usize = 16 * PAGE_SIZE;
+        let page = ADDRESS..ADDRESS + PAGE_SIZE;
+        let next = ADDRESS + PAGE_SIZE..ADDRESS + 2 * PAGE_SIZE;
+        let all = 0..32 * PAGE_SIZE;
+
+        for level in [Level::Pte, Level::Pmd] {
+            assert!(can_collect(&page, ADDRESS, level, 0));
+            assert!(can_collect(&all, ADDRESS, level, 0));
+            assert!(can_collect(&page, ADDRESS, level, PMD_ORDER));
+        }
+        assert!(can_collect(&all, ADDRESS, Level::Pmd, PMD_ORDER));
+        assert!(!can_collect(&all, ADDRESS, Level::Pte, PMD_ORDER));
+        assert!(!can_collect(&next, ADDRESS, Level::Pte, PMD_ORDER));
+    }
 }

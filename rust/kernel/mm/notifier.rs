@@ -52,7 +52,7 @@ use core::{
 /// can be forgotten.
 pub trait IntervalNotifierOps: Sized + Send + Sync + 'static {
     /// What the driver's lock protects, normally the device's page tables.
-    type Protected: Unpin + 'static;
+    type Protected: Send + Unpin + 'static;
 
     /// The kind of the driver's lock, normally
     /// [`MutexBackend`](crate::sync::lock::mutex::MutexBackend).
@@ -64,22 +64,12 @@ pub trait IntervalNotifierOps: Sized + Send + Sync + 'static {
 
     /// Returns the driver's lock.
     ///
-    /// It must be the same one at every call: an invalidation has to wait for those who use what
-    /// they have read. Another lock is a bug in the driver, and panics.
+    /// Called once, when the notifier is made: an invalidation has to wait for those who use what
+    /// they have read, so it must be the same lock for all of them.
     ///
     /// It is taken within reclaim, so no memory may be allocated under it that reclaim could be
     /// needed for, and the mmap lock must not be taken under it.
     fn lock(&self) -> &Lock<Self::Protected, Self::Backend>;
-
-    /// Returns whether the event does not concern this driver.
-    ///
-    /// Then nothing else is called and no reader has to retry. This is meant for the events of the
-    /// driver's own migrations ([`Event::is_from`]), for which it updates its page tables itself.
-    /// The lock is not held.
-    fn ignores(&self, event: &Event<'_>) -> bool {
-        let _ = event;
-        false
-    }
 
     /// Removes the range of the event from the device's page tables.
     ///
@@ -91,11 +81,11 @@ pub trait IntervalNotifierOps: Sized + Send + Sync + 'static {
     /// May sleep, if the lock allows it, unless [`Event::blocking`] forbids it. Then neither this
     /// function nor `finish` must sleep, and the proof that sleeping is forbidden may be returned
     /// as error, if the range cannot be removed without.
-    fn invalidate(
+    fn invalidate<'e>(
         &self,
-        event: &Event<'_>,
+        event: &Event<'e>,
         state: &mut Self::Protected,
-    ) -> Result<Option<Self::Pending>, WouldBlock>;
+    ) -> Result<Option<Self::Pending>, WouldBlock<'e>>;
 
     /// Completes an invalidation. The lock is not held.
     fn finish(&self, pending: Self::Pending);
@@ -124,26 +114,29 @@ pub enum EventKind {
     Other,
 }
 
+/// A lifetime that cannot be exchanged for a shorter or longer one, so that it can serve as a name.
+type Brand<'e> = PhantomData<fn(&'e ()) -> &'e ()>;
+
 /// Whether the handler of an event may sleep.
-pub enum Blocking {
+pub enum Blocking<'e> {
     /// It may.
     Allowed,
     /// It must not; it can return the proof of it instead of invalidating.
-    Forbidden(WouldBlock),
+    Forbidden(WouldBlock<'e>),
 }
 
-/// Proof that an event must be handled without sleeping.
+/// Proof that the event which is named `'e` must be handled without sleeping.
+///
+/// [`IntervalNotifierOps::invalidate`] is called with a name that the driver cannot know, so the
+/// proof for one event does not pass for another one, nor can it be kept.
 #[derive(Debug)]
-pub struct WouldBlock(());
+pub struct WouldBlock<'e>(Brand<'e>);
 
-/// A change of memory that is about to happen.
+/// A change of memory that is about to happen. Its name is `'e`; see [`WouldBlock`].
 #[repr(transparent)]
-pub struct Event<'a>(
-    Opaque<bindings::mmu_notifier_range>,
-    PhantomData<&'a bindings::mmu_notifier_range>,
-);
+pub struct Event<'e>(Opaque<bindings::mmu_notifier_range>, Brand<'e>);
 
-impl Event<'_> {
+impl<'e> Event<'e> {
     /// Makes a reference from a raw pointer.
     ///
     /// # Safety
@@ -185,12 +178,12 @@ impl Event<'_> {
     }
 
     /// Returns whether the handler may sleep.
-    pub fn blocking(&self) -> Blocking {
+    pub fn blocking(&self) -> Blocking<'e> {
         // SAFETY: The pointer is valid since `self` is a reference.
         if unsafe { bindings::mmu_notifier_range_blockable(self.0.get()) } {
             Blocking::Allowed
         } else {
-            Blocking::Forbidden(WouldBlock(()))
+            Blocking::Forbidden(WouldBlock(PhantomData))
         }
     }
 }
@@ -240,11 +233,11 @@ impl From<Retry> for Error {
 ///         &self.entry
 ///     }
 ///
-///     fn invalidate(
+///     fn invalidate<'e>(
 ///         &self,
-///         event: &Event<'_>,
+///         event: &Event<'e>,
 ///         entry: &mut Option<usize>,
-///     ) -> Result<Option<()>, WouldBlock> {
+///     ) -> Result<Option<()>, WouldBlock<'e>> {
 ///         pr_debug!("{:?} of {:x?}\n", event.kind(), event.range());
 ///         *entry = None;
 ///         Ok(None)
@@ -275,7 +268,8 @@ impl From<Retry> for Error {
 /// # Invariants
 ///
 /// - `sub` is inserted, with the operations of `T`, into the notifiers of an `mm_struct`.
-/// - `lock` is what [`IntervalNotifierOps::lock`] returned at first. It is only compared.
+/// - `lock` is what [`IntervalNotifierOps::lock`] returned for `ops`. It is valid until `ops` is
+///   dropped, since there are only shared references to `ops` before.
 #[pin_data(PinnedDrop)]
 pub struct IntervalNotifier<T: IntervalNotifierOps> {
     #[pin]
@@ -323,8 +317,9 @@ impl<T: IntervalNotifierOps> IntervalNotifier<T> {
         try_pin_init!(Self {
             ops <- ops,
             range,
+            // INVARIANT: `ops` is in its place already.
             lock: ptr::from_ref(ops.lock()),
-            // Last, since callbacks look at the other fields.
+            // Last, since callbacks use the other fields.
             //
             // INVARIANT: `sub` gets inserted.
             sub <- Opaque::try_ffi_init(|slot| {
@@ -360,17 +355,16 @@ impl<T: IntervalNotifierOps> IntervalNotifier<T> {
     }
 
     /// Returns whether this watches the address space `mm`.
-    pub(crate) fn is_of(&self, mm: &MmWithUser) -> bool {
+    #[inline]
+    pub fn is_of(&self, mm: &MmWithUser) -> bool {
         // SAFETY: `sub` is valid by the type invariants, and the field is constant.
         ptr::eq(unsafe { (*self.sub.get()).mm }, mm.as_raw())
     }
 
     /// Returns the driver's lock.
     fn lock(&self) -> &Lock<T::Protected, T::Backend> {
-        let lock = self.ops.lock();
-
-        assert!(ptr::eq(lock, self.lock), "the lock of a notifier changed");
-        lock
+        // SAFETY: By the type invariants the lock is valid while `self` is borrowed.
+        unsafe { &*self.lock }
     }
 
     /// Starts to read the CPU's page tables.
@@ -410,10 +404,6 @@ impl<T: IntervalNotifierOps> IntervalNotifier<T> {
         // SAFETY: By the safety requirements.
         let event = unsafe { Event::from_raw(range) };
 
-        if this.ops.ignores(event) {
-            return true;
-        }
-
         match this.invalidate(event, seq) {
             Ok(None) => true,
             Ok(Some(pending)) => {
@@ -423,12 +413,16 @@ impl<T: IntervalNotifierOps> IntervalNotifier<T> {
                 }
                 true
             }
-            Err(WouldBlock(())) => false,
+            Err(WouldBlock(_)) => false,
         }
     }
 
     /// Invalidates under the driver's lock, and makes readers retry.
-    fn invalidate(&self, event: &Event<'_>, seq: usize) -> Result<Option<T::Pending>, WouldBlock> {
+    fn invalidate<'e>(
+        &self,
+        event: &Event<'e>,
+        seq: usize,
+    ) -> Result<Option<T::Pending>, WouldBlock<'e>> {
         let lock = self.lock();
         let mut state = match event.blocking() {
             Blocking::Allowed => lock.lock(),
@@ -500,23 +494,12 @@ impl<T: IntervalNotifierOps> PinnedDrop for IntervalNotifier<T> {
 /// Nothing that was read counts until [`ReadGuard::lock`] or [`ReadGuard::validate`] says so.
 #[must_use = "what was read must be validated before it is used"]
 pub struct ReadGuard<'a, T: IntervalNotifierOps> {
-    notifier: &'a IntervalNotifier<T>,
-    seq: usize,
+    pub(crate) notifier: &'a IntervalNotifier<T>,
+    /// The number that the section started with.
+    pub(crate) seq: usize,
 }
 
 impl<'a, T: IntervalNotifierOps> ReadGuard<'a, T> {
-    /// Makes a guard for a section that the C side has started.
-    ///
-    /// `seq` must be the sequence number that it started with.
-    pub(crate) fn from_seq(notifier: &'a IntervalNotifier<T>, seq: usize) -> Self {
-        Self { notifier, seq }
-    }
-
-    /// Returns the sequence number that the section started with.
-    pub(crate) fn seq(&self) -> usize {
-        self.seq
-    }
-
     /// Ends the section: takes the driver's lock, and returns its guard if nothing has changed.
     ///
     /// What was read stays true as long as the guard lives.

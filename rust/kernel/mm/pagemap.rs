@@ -4,8 +4,8 @@
 //!
 //! A device whose memory the CPU cannot access can still lend it to processes: [`DevicePagemap`]
 //! gives every page of such memory a `struct page`, so that pages of a process can be migrated to
-//! it (see [`mm::migrate`](crate::mm::migrate)). When the CPU touches such a page it faults, and
-//! the driver brings the page back in [`DevicePagemapOps::migrate_to_ram`].
+//! it (see `mm::migrate`). When the CPU touches such a page it faults, and the driver brings the
+//! page back in [`DevicePagemapOps::migrate_to_ram`].
 //!
 //! Pages are named by their *offset* within the pagemap, counted in base pages, and by their frame
 //! number (*pfn*), which is unique in the system but stands for no physical address.
@@ -71,7 +71,7 @@ unsafe impl Sync for Owner {}
 impl Owner {
     /// Returns what the C side keeps in its `owner` fields.
     #[inline]
-    pub(crate) fn as_raw(self) -> *mut c_void {
+    pub fn as_raw(self) -> *mut c_void {
         self.0.as_ptr()
     }
 }
@@ -351,9 +351,8 @@ impl InUse {
 /// It holds the driver's `T`, which it dereferences to. Its own address serves as [`Owner`].
 ///
 /// Dropping it sleeps until all folios are freed. They are freed when their users are done with
-/// them, so a driver first migrates all of them back (see
-/// [`migrate::collect_device_range`](crate::mm::migrate::collect_device_range)), and ends whatever
-/// could migrate pages to the device.
+/// them, so a driver first migrates all of them back (see `migrate::collect_device_range()`), and
+/// ends whatever could migrate pages to the device.
 ///
 /// # Examples
 ///

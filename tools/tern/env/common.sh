@@ -4,6 +4,9 @@
 # Sourced by prepare.sh and enter.sh: where things are, and the namespace that
 # both work in.
 
+# chroot and others are there, where an ordinary user's shell does not look.
+PATH=$PATH:/usr/sbin:/sbin
+
 env_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 top=$(cd "$env_dir/../../.." && pwd -P)
 
@@ -23,6 +26,7 @@ unset KERNEL_TARBALL
 # root lives under a digest of what it is made from; the caches of ccache and
 # cargo outlive it.
 cache=${TERN_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set: set it, or TERN_CACHE}/.cache}/tern}
+cache=$(realpath -m -- "$cache")
 digest=$(cat "$env_dir/pins" "$env_dir/prepare.sh" | sha256sum | cut -c1-16)
 root=$cache/$digest/root
 
@@ -63,6 +67,7 @@ explain_namespace() {
 # Fails unless the kernel's source is the very one that the series is made for.
 check_tarball() {
 	local found
+	[ -r "$1" ] || die "there is no file $1, which is to be the kernel's source"
 	found=$(sha256sum "$1" | cut -d' ' -f1)
 	[ "$found" = "$KERNEL_SHA256" ] ||
 		die "pin KERNEL_SHA256 no longer holds: $1 has digest $found, the pin says $KERNEL_SHA256. Give the pinned one with KERNEL_TARBALL=FILE, or change $env_dir/pins"

@@ -98,9 +98,10 @@ sources() {
 	[ -z "$security" ] || echo "deb $options $security $SUITE-security main"
 }
 
-# Run by mmdebstrap on the tree before the first download: adds the backports
-# suite of whatever archive the tree has, and lets apt take only the packages
-# listed in the pins from it.
+# Run by mmdebstrap on the empty tree: adds the backports suite of whatever
+# archive the tree has, and lets apt take only the packages listed in the pins
+# from it. What cannot be had as pinned is found out here, before the download
+# of all the rest.
 setup_hook() {
 	local tree=$1 archive
 	archive=$(APT_CONFIG=$MMDEBSTRAP_APT_CONFIG host_archives "$SUITE" | head -n 1)
@@ -109,11 +110,43 @@ setup_hook() {
 		>"$tree/etc/apt/sources.list.d/backports.list"
 	printf 'Package: %s\nPin: release n=%s\nPin-Priority: 900\n' \
 		"$PACKAGES_BACKPORTS" "$BACKPORTS" >"$tree/etc/apt/preferences.d/tern"
+	check_pins
+	get_kernel "$tree" "$archive"
 }
 
-# Prints mmdebstrap's options for the host's apt settings of the network.
+# Puts the kernel's source in place, which the pinned digest vouches for: the
+# caller's own file, else what is in the package of that version. It keeps its
+# time, by which tern-series knows a tarball that it has taken in before.
+get_kernel() {
+	local tree=$1 archive=$2 deb=$work/kernel.deb
+	if [ -n "$given_tarball" ]; then
+		mkdir -p "$(dirname "$tree$pinned_tarball")"
+		cp --preserve=timestamps "$given_tarball" "$tree$pinned_tarball"
+	else
+		download_kernel "$deb" "$archive" "$SNAPSHOT"
+		dpkg-deb --fsys-tarfile "$deb" | tar --extract --directory="$tree" ".$pinned_tarball"
+		rm "$deb"
+	fi
+	check_tarball "$tree$pinned_tarball"
+}
+
+# Downloads the kernel's package from the first of the archives that has it.
+download_kernel() {
+	local deb=$1 name=${KERNEL_PACKAGE}_${KERNEL_VERSION}_all.deb archive
+	shift
+	for archive; do
+		! /usr/lib/apt/apt-helper download-file "$archive/pool/main/l/linux/$name" "$deb" || return 0
+		say "  $name is not to be had from $archive"
+	done
+	die "the kernel's source of the pinned version is in no archive: give it with KERNEL_TARBALL=FILE ($pinned_tarball of $name), or change $env_dir/pins"
+}
+
+# Prints mmdebstrap's options for the host's apt settings of the network, and
+# for its passwords where they can be read, which stay on the host.
 network_options() {
 	local line
+	[ ! -r /etc/apt/auth.conf ] || echo '--aptopt=Dir::Etc::netrc "/etc/apt/auth.conf"'
+	[ ! -r /etc/apt/auth.conf.d ] || echo '--aptopt=Dir::Etc::netrcparts "/etc/apt/auth.conf.d"'
 	apt-config dump | grep -E '^Acquire::(https?::|Retries)' | grep -v ' "";$' |
 		while read -r line; do echo "--aptopt=$line"; done
 }
@@ -124,7 +157,9 @@ show_phases() {
 	start=$(date +%s)
 	while IFS= read -r line; do
 		case $line in
+		"I: main() received signal"*) ;;
 		"I: "*) say "  $(took "$start") ${line#I: }" ;;
+		"tern: "*) printf '%s\n' "$line" >&2 ;;
 		esac
 	done
 }
@@ -135,11 +170,12 @@ bootstrap() {
 	mapfile -t options < <(network_options)
 	say "toolchain root: Debian $SUITE into $root"
 	# A process namespace of its own lets mmdebstrap mount /proc as a user, and
-	# ends whatever it started when it is interrupted.
-	"${in_namespace[@]}" unshare --pid --fork --kill-child -- \
+	# ends whatever it started when it is interrupted. The hook is this script
+	# again, and takes the tarball from the environment as this one did.
+	KERNEL_TARBALL=$given_tarball "${in_namespace[@]}" unshare --pid --fork --kill-child -- \
 		mmdebstrap --mode=root --variant=minbase --format=directory \
 		--include="$(echo "$PACKAGES_TOOLCHAIN $PACKAGES_KERNEL $PACKAGES_SELFTESTS $PACKAGES_GUEST $PACKAGES_PEOPLE" | tr ' ' ,)" \
-		--setup-hook="$env_dir/prepare.sh --setup-hook \"\$1\"" \
+		--setup-hook="'$env_dir/prepare.sh' --setup-hook \"\$1\"" \
 		--dpkgopt=force-unsafe-io \
 		--aptopt='APT::Install-Recommends "false"' "${options[@]}" \
 		--dpkgopt='path-exclude=/usr/share/man/*' \
@@ -149,6 +185,8 @@ bootstrap() {
 }
 
 explain_bootstrap() {
+	# The hook has said why.
+	! grep -q '^tern: error: ' "$1" || exit 1
 	tail -n 15 "$1" >&2
 	if grep -qE 'Temporary failure resolving|Could not resolve|Could not connect|Network is unreachable|[Cc]onnection (timed out|refused|failed)' "$1"; then
 		die "no network: the Debian mirror cannot be reached. Set http_proxy or apt's Acquire::http::Proxy if this machine needs a proxy"
@@ -159,36 +197,34 @@ explain_bootstrap() {
 	die "making the toolchain root failed (all of it: $1)"
 }
 
-# Fails unless a package of the tree has the pinned version.
+# Fails unless apt would install the pinned version of a package.
 check_pin() {
 	local pin=$1 package=$2 wanted=${!1} found
-	found=$(dpkg-query --admindir="$tree/var/lib/dpkg" -W -f '${Version}' "$package" 2>/dev/null) || found=none
+	found=$(apt-cache policy "$package" | sed -n 's/^  Candidate: //p')
 	case ${found#*:} in
 	"$wanted" | "$wanted"[.+~-]*) ;;
-	*) die "pin $pin no longer holds: $package is $found, the pin says $wanted. Change $env_dir/pins, and see that the tests pass" ;;
+	*) die "pin $pin no longer holds: the archive has $package ${found:-(none)}, the pin says $wanted. Change $env_dir/pins, and see that the tests pass" ;;
 	esac
 }
 
 check_pins() {
-	local tree=$1
-	check_pin CLANG_VERSION clang-19
+	local -x APT_CONFIG=$MMDEBSTRAP_APT_CONFIG LC_ALL=C
+	apt-get -o APT::Update::Error-Mode=any update || exit 1
+	check_pin LLVM_VERSION "clang-$LLVM_VERSION"
 	check_pin RUSTC_VERSION rustc
 	check_pin BINDGEN_VERSION bindgen
 	check_pin QEMU_VERSION qemu-system-x86
-	[ -n "$given_tarball" ] || check_pin KERNEL_VERSION "$KERNEL_PACKAGE"
-	check_tarball "$tree$pinned_tarball"
 }
 
 # Mount points of enter.sh, which shows the root read-only.
 finish() {
 	local tree=$1 file
-	mkdir -p "$tree"/{tern,cache,host,kdir}
+	mkdir -p "$tree"/{tern,cache,host}
 	for file in resolv.conf hosts; do
 		rm -f "$tree/etc/$file"
 		: >"$tree/etc/$file"
 	done
-	ln -sf clang-19 "$tree/usr/bin/clang"
-	[ -z "$given_tarball" ] || cp "$given_tarball" "$tree$pinned_tarball"
+	ln -sf "clang-$LLVM_VERSION" "$tree/usr/bin/clang"
 }
 
 # What an interrupted or failed preparation left.
@@ -208,6 +244,7 @@ prepare() {
 	# The other one may have made it.
 	[ ! -e "$root" ] || return 0
 	start=$(date +%s)
+	[ -z "$given_tarball" ] || check_tarball "$given_tarball"
 	check_host
 	check_space
 	remove_stale
@@ -216,7 +253,6 @@ prepare() {
 	trap 'say "interrupted: the next run starts the preparation again"; exit 130' INT TERM
 	bootstrap "$tree"
 	"${in_namespace[@]}" "$env_dir/prepare.sh" --finish "$tree"
-	check_pins "$tree"
 	mv "$tree" "$root"
 	say "toolchain root is ready ($(took "$start") min)"
 }

@@ -8,7 +8,10 @@ use kernel::{
         Device, //
     },
     dma_fence::{
+        Callback,
         Fence,
+        FenceWaiter,
+        NewFence,
         Signaller,
         Timeline, //
     },
@@ -19,10 +22,29 @@ use kernel::{
         Arc,
         Mutex, //
     },
+    time::{
+        msecs_to_jiffies,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
     uapi,
+    workqueue::{
+        self,
+        impl_has_delayed_work,
+        impl_has_work,
+        new_delayed_work,
+        new_work,
+        DelayedWork,
+        OwnedQueue,
+        Work,
+        WorkItem, //
+    },
 };
 
 use crate::{
+    control::Control,
+    gpu::Gpu,
     hw,
     regs::Regs,
     ring::{
@@ -65,12 +87,21 @@ impl From<hw::Fence> for Outcome {
 }
 
 impl Outcome {
-    const STOPPED: Self = Self {
-        status: uapi::drm_tern_result_status_DRM_TERN_RESULT_STOPPED,
-        access: 0,
-        address: 0,
-        instructions: 0,
-    };
+    /// Its queue was destroyed.
+    pub(crate) const STOPPED: Self = Self::of(uapi::drm_tern_result_status_DRM_TERN_RESULT_STOPPED);
+    /// The device was lost.
+    pub(crate) const LOST: Self = Self::of(uapi::drm_tern_result_status_DRM_TERN_RESULT_DEVICE);
+    /// It took too long, with all waits.
+    const TIMEOUT: Self = Self::of(uapi::drm_tern_result_status_DRM_TERN_RESULT_TIMEOUT);
+
+    const fn of(status: u32) -> Self {
+        Self {
+            status,
+            access: 0,
+            address: 0,
+            instructions: 0,
+        }
+    }
 
     /// What the fence of the dispatch tells.
     fn error(&self) -> Option<Error> {
@@ -84,14 +115,46 @@ impl Outcome {
     }
 }
 
+/// A dispatch that has not ended.
+struct Dispatch {
+    packet: hw::DispatchPacket,
+    /// What it waits for before it starts.
+    fences: KVec<ARef<Fence>>,
+    signaller: Signaller,
+}
+
+/// Has the queue look at its dispatches again when a fence is signalled.
+struct LookAgain {
+    queue: Arc<Queue>,
+    work: Arc<OwnedQueue>,
+}
+
+impl FenceWaiter for LookAgain {
+    fn signaled(&self) {
+        // If it is queued already it has not looked yet.
+        let _ = self.work.enqueue::<_, START>(self.queue.clone());
+    }
+}
+
+/// Dispatches are counted from 0: those below `completed` have ended, those from there to `started`
+/// are on the device, those from there to `submitted` wait for their turn or for fences.
+///
+/// No memory is allocated while its lock is held, since fences are signalled under it.
 struct State {
     ring: Ring<hw::DispatchPacket>,
     fences: RingFences,
-    /// By index of the dispatch, modulo the size of the ring.
-    pending: KVec<Option<Signaller>>,
-    outcomes: KVec<Outcome>,
+    /// Those that have not ended, by number modulo the size of the ring.
+    dispatches: KVVec<Option<Dispatch>>,
+    outcomes: KVVec<Outcome>,
     submitted: u64,
+    started: u64,
     completed: u64,
+    /// When the device could begin with dispatch `completed`.
+    since: Instant<Monotonic>,
+    /// Armed for the fence that the next dispatch to start waits for. There once there was one.
+    waiter: Option<Pin<KBox<Callback<LookAgain>>>>,
+    /// How a dispatch ends if the device stops it.
+    verdict: Option<(u64, Outcome)>,
     stopped: bool,
 }
 
@@ -100,47 +163,101 @@ struct State {
 pub(crate) struct Queue {
     id: u32,
     regs: Arc<Regs>,
+    control: Arc<Control>,
     /// Its address space.
     pub(crate) vm: Arc<Vm>,
     timeline: Timeline,
     #[pin]
     state: Mutex<State>,
+    #[pin]
+    start: Work<Queue, START>,
+    #[pin]
+    watch: DelayedWork<Queue, WATCH>,
+}
+
+/// Identifies the work that starts what waited for fences.
+const START: u64 = 0;
+/// Identifies the work that watches the time.
+const WATCH: u64 = 1;
+
+impl_has_work! {
+    impl HasWork<Self, 0> for Queue { self.start }
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self, 1> for Queue { self.watch }
+}
+
+impl WorkItem<START> for Queue {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        // Without a device there is nothing to start; the dispatches end when the queue is stopped.
+        let _ = this.start_ready(&mut this.state.lock());
+    }
+}
+
+impl WorkItem<WATCH> for Queue {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        let mut state = this.state.lock();
+
+        state.complete();
+        if !state.is_late() {
+            this.watch_time(&state);
+            return;
+        }
+        state.verdict = Some((state.completed, Outcome::TIMEOUT));
+        state.stopped = true;
+        drop(state);
+        // Where this fails there is no device any more.
+        let _ = this.control.stop_queue(this.id);
+        this.end(Outcome::STOPPED);
+    }
 }
 
 impl Queue {
     /// Makes queue `id` of `entries` dispatches, a power of two. May sleep.
     pub(crate) fn new(
         dev: &Device<Bound>,
-        regs: Arc<Regs>,
+        gpu: &Gpu,
         id: u32,
         vm: Arc<Vm>,
         entries: u32,
     ) -> Result<Arc<Self>> {
         let doorbell = hw::DOORBELL_QUEUE + 8 * id as usize;
-        let mut pending = KVec::with_capacity(entries as usize, GFP_KERNEL)?;
+        let mut dispatches = KVVec::with_capacity(entries as usize, GFP_KERNEL_ACCOUNT)?;
 
         for _ in 0..entries {
-            pending.push(None, GFP_KERNEL)?;
+            dispatches.push(None, GFP_KERNEL_ACCOUNT)?;
         }
         // The device starts a queue with what its doorbell says.
-        regs.write64(doorbell, 0)?;
+        gpu.regs.write64(doorbell, 0)?;
         let state = State {
             ring: Ring::new(dev, entries.ilog2(), doorbell)?,
             fences: RingFences::new(dev, entries as usize)?,
-            pending,
-            outcomes: KVec::from_elem(Outcome::default(), entries as usize, GFP_KERNEL)?,
+            dispatches,
+            outcomes: KVVec::from_elem(Outcome::default(), entries as usize, GFP_KERNEL_ACCOUNT)?,
             submitted: 0,
+            started: 0,
             completed: 0,
+            since: Instant::now(),
+            waiter: None,
+            verdict: None,
             stopped: false,
         };
 
         Arc::pin_init(
             try_pin_init!(Self {
                 id,
-                regs,
+                regs: gpu.regs.clone(),
+                control: gpu.control.clone(),
                 vm,
                 timeline: Timeline::new(c"tern", c"queue"),
                 state <- new_mutex!(state, "tern::Queue"),
+                start <- new_work!("tern::Queue::start"),
+                watch <- new_delayed_work!("tern::Queue::watch"),
             }? Error),
             GFP_KERNEL,
         )
@@ -164,54 +281,107 @@ impl Queue {
         }
     }
 
-    /// Submits a dispatch; returns its number, from 1, and its fence. May sleep.
+    /// Submits a dispatch, which starts when those before it have and `fences` are signalled;
+    /// returns its number, from 1, and its fence. Does not wait for `fences`. May sleep.
     ///
     /// Errors: `EAGAIN` if the queue is full, `EIO` if it is stopped, `ENODEV` after unbind.
-    pub(crate) fn submit(&self, mut packet: hw::DispatchPacket) -> Result<(u64, ARef<Fence>)> {
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        work: &Arc<OwnedQueue>,
+        packet: hw::DispatchPacket,
+        fences: KVec<ARef<Fence>>,
+    ) -> Result<(u64, ARef<Fence>)> {
+        let new = NewFence::new(GFP_KERNEL_ACCOUNT)?;
+        let mut waiter = match fences.is_empty() {
+            true => None,
+            false => Some(KBox::pin_init(
+                Callback::new(LookAgain {
+                    queue: self.clone(),
+                    work: work.clone(),
+                }),
+                GFP_KERNEL_ACCOUNT,
+            )?),
+        };
         let mut state = self.state.lock();
-        let size = state.pending.len() as u64;
+        let slot = state.slot(state.submitted);
 
         if state.stopped {
             return Err(EIO);
         }
-        // An entry is free when its outcome is known, which is after the device took it.
-        if state.submitted - state.completed == size {
+        if state.dispatches[slot].is_some() {
             return Err(EAGAIN);
         }
-        let signaller = self.timeline.new_fence(GFP_KERNEL)?;
+        if state.waiter.is_none() {
+            state.waiter = waiter.take();
+        }
+        let signaller = self.timeline.init(new);
         let fence = signaller.fence();
-        let index = state.submitted;
 
-        state.fences.attach(index, &mut packet);
-        state.ring.push(packet)?;
+        state.dispatches[slot] = Some(Dispatch {
+            packet,
+            fences,
+            signaller,
+        });
         state.submitted += 1;
-        state.pending[(index % size) as usize] = Some(signaller);
-        // Without a device the fence is signalled when the queue is stopped.
-        state.ring.submit(&self.regs)?;
-        Ok((index + 1, fence))
+        let number = state.submitted;
+        self.start_ready(&mut state)?;
+        Ok((number, fence))
+    }
+
+    /// Gives the device what need not wait any longer. `EIO` or `ENODEV` if there is none.
+    fn start_ready(self: &Arc<Self>, state: &mut State) -> Result {
+        let was_idle = state.is_idle();
+
+        // The doorbell may be that of another queue by now.
+        if state.stopped {
+            return Err(EIO);
+        }
+        state.start();
+        if was_idle {
+            state.since = Instant::now();
+            self.watch_time(state);
+        }
+        state.ring.submit(&self.regs)
+    }
+
+    /// Looks at the time in a while if the device has something to do.
+    fn watch_time(self: &Arc<Self>, state: &State) {
+        /// Milliseconds between two looks.
+        const INTERVAL: u32 = 1000;
+
+        if !state.is_idle() {
+            // If it is queued already it has not looked yet.
+            let _ = workqueue::system_power_efficient()
+                .enqueue_delayed::<_, WATCH>(self.clone(), msecs_to_jiffies(INTERVAL));
+        }
     }
 
     /// Signals the fences of the dispatches that ended.
     pub(crate) fn complete(&self) {
-        let mut state = self.state.lock();
-
-        while state.completed < state.submitted {
-            let Some(fence) = state.fences.reached(state.completed) else {
-                break;
-            };
-            state.end_next(fence.into());
-        }
+        self.state.lock().complete();
     }
 
-    /// Ends everything that has not ended. The device has stopped the queue.
-    pub(crate) fn stop(&self) {
-        self.complete();
+    /// Ends everything that has not ended, with `outcome`. Nothing can be submitted any more. The
+    /// device has stopped the queue, or is lost.
+    pub(crate) fn end(&self, outcome: Outcome) {
         let mut state = self.state.lock();
 
+        state.complete();
         state.stopped = true;
+        state.waiter = None;
         while state.completed < state.submitted {
-            state.end_next(Outcome::STOPPED);
+            let verdict = state.verdict();
+
+            state.end_next(verdict.unwrap_or(outcome));
         }
+        state.started = state.completed;
+    }
+
+    /// Ends the queue, which the device has stopped, for good. May sleep.
+    pub(crate) fn stop(&self) {
+        self.end(Outcome::STOPPED);
+        // It is idle now, so the work does not queue itself again.
+        self.watch.flush();
     }
 
     /// How dispatch `seqno` ended; `None` if it has not.
@@ -237,17 +407,91 @@ impl Queue {
 }
 
 impl State {
+    fn slot(&self, number: u64) -> usize {
+        (number % self.dispatches.len() as u64) as usize
+    }
+
+    /// Whether the device has nothing of this queue to do.
+    fn is_idle(&self) -> bool {
+        self.completed == self.started
+    }
+
+    /// Puts what need not wait any longer in the ring.
+    fn start(&mut self) {
+        while self.started < self.submitted {
+            let slot = self.slot(self.started);
+            let Some(dispatch) = self.dispatches[slot].as_mut() else {
+                return;
+            };
+
+            while let (Some(fence), Some(waiter)) = (dispatch.fences.last(), &mut self.waiter) {
+                if waiter.as_mut().arm(fence.clone()) {
+                    return;
+                }
+                // It is signalled.
+                dispatch.fences.pop();
+            }
+            let mut packet = dispatch.packet;
+            self.fences.attach(self.started, &mut packet);
+            // The dispatch that had this entry has ended, so the device has taken it.
+            self.ring.put(packet);
+            self.started += 1;
+        }
+    }
+
+    /// How the oldest dispatch ends if the device stops it, where that has been decided.
+    fn verdict(&self) -> Option<Outcome> {
+        self.verdict
+            .filter(|(number, _)| *number == self.completed)
+            .map(|(_, outcome)| outcome)
+    }
+
+    /// Ends what the device says has ended.
+    fn complete(&mut self) {
+        while !self.is_idle() {
+            let Some(fence) = self.fences.reached(self.completed) else {
+                break;
+            };
+            let verdict = match fence.status {
+                hw::COMPLETE_STOPPED => self.verdict(),
+                _ => None,
+            };
+            self.end_next(verdict.unwrap_or(fence.into()));
+        }
+    }
+
     /// Ends the oldest dispatch that has not ended.
     fn end_next(&mut self, outcome: Outcome) {
-        let slot = (self.completed % self.pending.len() as u64) as usize;
+        let slot = self.slot(self.completed);
 
         self.outcomes[slot] = outcome;
         self.completed += 1;
-        if let Some(signaller) = self.pending[slot].take() {
+        self.since = Instant::now();
+        if let Some(dispatch) = self.dispatches[slot].take() {
             match outcome.error() {
-                None => signaller.signal(),
-                Some(e) => signaller.fail(e),
+                None => dispatch.signaller.signal(),
+                Some(e) => dispatch.signaller.fail(e),
             }
+        }
+    }
+
+    /// Whether the oldest dispatch on the device should have ended long ago.
+    ///
+    /// The device itself ends what executes for too long. But it does not count the time that a
+    /// dispatch waits, for other queues or for faults, and the service of a fault waits for as long
+    /// as its memory does. Others may wait for the fence, which must be signalled in finite time.
+    fn is_late(&self) -> bool {
+        /// How much longer it may take in all.
+        const FACTOR: i64 = 10;
+        let slot = self.slot(self.completed);
+
+        match &self.dispatches[slot] {
+            Some(dispatch) if !self.is_idle() => {
+                let limit = i64::from(dispatch.packet.watchdog_ms) * FACTOR;
+
+                self.since.elapsed() > Delta::from_millis(limit)
+            }
+            _ => false,
         }
     }
 }

@@ -64,8 +64,8 @@ impl Control {
 
     /// Puts `packet` in the ring and waits until it has been done. Does not sleep.
     ///
-    /// Errors: `ENODEV` after unbind, `ETIMEDOUT` if the device does not answer, `EIO` if it
-    /// answers with an error.
+    /// Errors: `ENODEV` after unbind, `EIO` or `ETIMEDOUT` if the device is lost. In each case it
+    /// accesses no memory any more.
     fn run(&self, mut packet: hw::ControlPacket) -> Result {
         let start = Instant::<Monotonic>::now();
         let late = || start.elapsed() > TIMEOUT;
@@ -75,11 +75,12 @@ impl Control {
         self.submit(packet, late)?;
         let fence = self.in_time(|| self.fences.reached(&ticket), late)?;
         self.fences.give_back(ticket);
-        if fence.status == hw::COMPLETE_OK {
-            Ok(())
-        } else {
-            Err(EIO)
+        if fence.status != hw::COMPLETE_OK {
+            // It refuses what is well-formed. What it still does nobody knows.
+            self.regs.give_up();
+            return Err(EIO);
         }
+        Ok(())
     }
 
     fn submit(&self, packet: hw::ControlPacket, late: impl Fn() -> bool) -> Result {
@@ -99,10 +100,16 @@ impl Control {
     /// that is not given back then keeps its slot, which is of no use any more.
     fn in_time<T>(&self, ready: impl Fn() -> Option<T>, late: impl Fn() -> bool) -> Result<T> {
         loop {
+            // Asked first: this thread may not have run since it looked last.
+            let (lost, late) = (self.regs.is_lost(), late());
+
             if let Some(value) = ready() {
                 return Ok(value);
             }
-            if late() {
+            if lost {
+                return Err(EIO);
+            }
+            if late {
                 self.regs.give_up();
                 return Err(ETIMEDOUT);
             }
@@ -111,7 +118,8 @@ impl Control {
     }
 
     /// Makes the device forget what it knows of `start..=last` of an address space. When this
-    /// returns it uses none of the pages any more that were mapped there before.
+    /// returns, with an error or not, it uses none of the pages any more that were mapped there
+    /// before.
     pub(crate) fn invalidate(&self, asid: u32, start: u64, last: u64) -> Result {
         self.run(hw::ControlPacket {
             op: hw::OP_INVALIDATE,
@@ -137,7 +145,8 @@ impl Control {
             id: fault.queue,
             start: fault.addr,
             last: fault.dispatch,
-            arg: fault.access,
+            // The device may have written anything, but refuses what is no access.
+            arg: fault.access.min(hw::ACCESS_FETCH),
             ..Default::default()
         })
     }
@@ -151,7 +160,7 @@ impl Control {
         })
     }
 
-    /// Stops queue `id`. When this returns no thread of it is left.
+    /// Stops queue `id`. When this returns, with an error or not, no thread of it is left.
     pub(crate) fn stop_queue(&self, id: u32) -> Result {
         self.run(hw::ControlPacket {
             op: hw::OP_QUEUE_STOP,

@@ -189,6 +189,11 @@ impl CopyEngines {
         self.rings.len()
     }
 
+    /// Whether the device was given up, so that nothing can be copied any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.regs.is_lost()
+    }
+
     /// Starts a batch. May sleep until there is room in the rings.
     ///
     /// A batch of one descriptor, such as a whole huge page, is cut in equal parts for all
@@ -272,8 +277,8 @@ impl CopyEngines {
 
     /// Waits until all of a batch has been copied. May sleep.
     ///
-    /// Errors: `EIO` if the device reports one, `ETIMEDOUT` if it does not answer; the contents
-    /// of the destinations are then undefined.
+    /// Errors: `EIO` if the device reports one or was given up, `ETIMEDOUT` if it does not answer;
+    /// the contents of the destinations are then undefined.
     pub(crate) fn wait(&self, flight: InFlight) -> Result {
         let mut result = flight.failed.map_or(Ok(()), Err);
 
@@ -302,19 +307,27 @@ impl CopyEngines {
                 return Ok(value);
             }
             let mut guard = self.lock.lock();
+            // What the device did before it was given up still counts.
+            let is_lost = self.is_lost();
             // A completion takes the lock before it notifies, so none is missed from here on.
             if let Some(value) = ready() {
                 return Ok(value);
             }
-            left = self.done.wait_timeout(&mut guard, left);
+            if is_lost {
+                return Err(EIO);
+            }
             if left == 0 {
+                drop(guard);
                 self.regs.give_up();
+                // The others need not wait as long.
+                self.interrupt();
                 return Err(ETIMEDOUT);
             }
+            left = self.done.wait_timeout(&mut guard, left);
         }
     }
 
-    /// Wakes those that wait; called by the interrupt thread.
+    /// Makes those that wait look again; called by the interrupt thread.
     pub(crate) fn interrupt(&self) {
         let _guard = self.lock.lock();
         self.done.notify_all();

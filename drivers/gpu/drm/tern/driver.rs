@@ -42,7 +42,8 @@ use crate::{
         CopyHandler,
         ErrorHandler, //
     },
-    svm::fault::FaultHandler,
+    regs::Regs,
+    svm::fault::FaultHandler, //
 };
 
 pub(crate) struct TernDriver;
@@ -64,20 +65,20 @@ impl Drop for ShutDown<'_> {
 
 /// What lives as long as the driver is bound.
 ///
-/// Fields are dropped in this order: user space is shut out first, then the device is brought to
-/// rest, for which interrupts are still needed.
+/// Fields are dropped in this order: user space is shut out first, then no interrupt thread looks
+/// for more work, then the device is brought to rest, for which its copies must still be noticed.
 #[pin_data]
 pub(crate) struct Tern<'bound> {
     registration: drm::Registration<'bound, TernDriver>,
-    shut_down: ShutDown<'bound>,
     #[pin]
-    fault: ThreadedRegistration<'bound, FaultHandler<'bound>>,
+    fault: ThreadedRegistration<'bound, FaultHandler>,
     #[pin]
     compute: ThreadedRegistration<'bound, ComputeHandler>,
     #[pin]
-    copy: ThreadedRegistration<'bound, CopyHandler>,
+    error: ThreadedRegistration<'bound, ErrorHandler<'bound>>,
+    shut_down: ShutDown<'bound>,
     #[pin]
-    error: ThreadedRegistration<'bound, ErrorHandler>,
+    copy: ThreadedRegistration<'bound, CopyHandler>,
     vectors: IrqVectorRegistration<'bound>,
 }
 
@@ -102,14 +103,23 @@ impl pci::Driver for TernDriver {
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
         pin_init::pin_init_scope(move || {
             pdev.enable_device_mem()?;
-            pdev.set_master();
             // SAFETY: Nothing allocates or maps memory for the device yet.
-            unsafe { pdev.dma_set_mask_and_coherent(DmaMask::new::<64>())? };
+            unsafe { pdev.dma_set_mask_and_coherent(DmaMask::new::<{ hw::ADDRESS_BITS }>())? };
             let dev: &'bound Device<Bound> = pdev.as_ref();
-            let (gpu, faults) = Gpu::new(pdev)?;
-            let faults = FaultHandler::new(dev, gpu.clone(), faults)?;
+            let regs = Arc::pin_init(Regs::new(pdev)?, GFP_KERNEL)?;
+
+            // What a driver before this one let it do must not touch memory.
+            regs.reset(dev)?;
+            pdev.set_master();
+            let (gpu, faults) = Gpu::new(dev, regs)?;
+            let shut_down = ShutDown {
+                dev,
+                gpu: gpu.clone(),
+            };
+            gpu.enable()?;
+            let faults = FaultHandler::new(gpu.clone(), faults)?;
             let drm = drm::UnregisteredDevice::<Self>::new(pdev, Ok(gpu.clone()))?;
-            let (errors, copies, compute) = (gpu.clone(), gpu.clone(), gpu.clone());
+            let (errors, copies, compute) = (gpu.clone(), gpu.clone(), gpu);
 
             Ok(try_pin_init!(Tern {
                 vectors: pdev.alloc_irq_vectors(
@@ -121,7 +131,7 @@ impl pci::Driver for TernDriver {
                     vectors,
                     hw::VECTOR_ERROR,
                     c"tern-error",
-                    Ok(ErrorHandler(errors))
+                    Ok(ErrorHandler { dev, gpu: errors })
                 ),
                 copy <- request(vectors, hw::VECTOR_COPY, c"tern-copy", Ok(CopyHandler(copies))),
                 compute <- request(
@@ -131,7 +141,7 @@ impl pci::Driver for TernDriver {
                     Ok(ComputeHandler(compute))
                 ),
                 fault <- request(vectors, hw::VECTOR_FAULT, c"tern-fault", faults),
-                shut_down: ShutDown { dev, gpu },
+                shut_down,
                 // SAFETY: It is stored in the driver's data, which is dropped at unbind and never
                 // forgotten.
                 registration: unsafe { drm::Registration::new(dev, drm, (), 0)? },

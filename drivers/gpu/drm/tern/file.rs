@@ -219,6 +219,7 @@ impl File {
         }
         let mut objects = file.inner().get_ref().objects.lock();
         let vm = objects.vms.get(args.vm)?;
+        vm.check_owner()?;
         objects.queues.reserve()?;
         let queue = gpu.create_queue(bound(dev), vm, entries)?;
         args.handle = objects.queues.add(queue)?;
@@ -243,16 +244,23 @@ impl File {
 
     /// `DRM_IOCTL_TERN_SUBMIT`.
     pub(crate) fn submit(
-        _dev: &TernDevice<Registered>,
+        dev: &TernDevice<Registered>,
         _reg: &(),
         args: &mut uapi::drm_tern_submit,
         file: &DrmFile,
     ) -> Result<u32> {
         /// Milliseconds that a dispatch may run if its submitter has no wish.
         const TIMEOUT_MS: u32 = 30_000;
+        /// Milliseconds that a dispatch may run at most.
+        const MAX_TIMEOUT_MS: u32 = 3_600_000;
+        let gpu: &Gpu = dev;
 
         zero(&[args.flags.into(), args.reserved[0], args.reserved[1]])?;
-        if args.threads == 0 || args.entry % 2 != 0 || args.stack_size % 16 != 0 {
+        if args.threads == 0
+            || args.entry % 2 != 0
+            || args.stack_size % 16 != 0
+            || args.timeout_ms > MAX_TIMEOUT_MS
+        {
             return Err(EINVAL);
         }
         let queue = file
@@ -262,12 +270,10 @@ impl File {
             .lock()
             .queues
             .get(args.queue)?;
-        let outs = out_syncobjs(file, args)?;
 
-        for fence in in_fences(file, args)? {
-            fence.wait()?;
-        }
-        let (seqno, fence) = queue.submit(hw::DispatchPacket {
+        queue.vm.check_owner()?;
+        let outs = out_syncobjs(file, args)?;
+        let packet = hw::DispatchPacket {
             op: hw::OP_DISPATCH,
             stack_size: args.stack_size,
             entry: args.entry,
@@ -280,7 +286,9 @@ impl File {
                 args.timeout_ms
             },
             ..Default::default()
-        })?;
+        };
+        let (seqno, fence) = queue.submit(&gpu.work, packet, in_fences(file, args)?)?;
+
         for out in outs {
             out.replace_fence(Some(&fence));
         }
@@ -355,7 +363,11 @@ fn in_fences(file: &DrmFile, args: &uapi::drm_tern_submit) -> Result<KVec<ARef<F
     let mut fences = KVec::new();
 
     for handle in handles(args.in_syncobjs, args.in_count)? {
-        fences.push(SyncObj::find_fence(file, handle)?, GFP_KERNEL)?;
+        let fence = SyncObj::find_fence(file, handle)?;
+
+        if !fence.is_signaled() {
+            fences.push(fence, GFP_KERNEL_ACCOUNT)?;
+        }
     }
     Ok(fences)
 }

@@ -8,17 +8,26 @@ use kernel::{
         Device, //
     },
     mm::MmWithUser,
-    new_mutex, pci,
+    new_mutex, new_work,
     prelude::*,
     sync::{
         aref::ARef,
         Arc,
         Mutex, //
     },
+    workqueue::{
+        impl_has_work,
+        OwnedQueue,
+        Work,
+        WorkItem, //
+    },
 };
 
 use crate::{
-    compute::Queue,
+    compute::{
+        Outcome,
+        Queue, //
+    },
     control::Control,
     copy::CopyEngines,
     hw,
@@ -31,7 +40,6 @@ use crate::{
         InRing,
         SharedArray, //
     },
-    stats::Stats,
     svm::{
         migrate,
         Vm, //
@@ -58,7 +66,12 @@ impl Info {
 }
 
 /// Objects by number, each number given to one at a time.
-struct Slots<T>(KVec<Option<Arc<T>>>);
+struct Slots<T> {
+    slots: KVec<Option<Arc<T>>>,
+    /// Where to look first for a free one. A number is given again as late as possible, since the
+    /// device may still have reported faults by it.
+    next: usize,
+}
 
 impl<T> Slots<T> {
     fn new(len: usize) -> Result<Self> {
@@ -66,32 +79,101 @@ impl<T> Slots<T> {
         for _ in 0..len {
             slots.push(None, GFP_KERNEL)?;
         }
-        Ok(Self(slots))
+        Ok(Self { slots, next: 0 })
     }
 
-    fn free_slot(&self) -> Result<usize> {
-        self.0.iter().position(Option::is_none).ok_or(ENOSPC)
+    fn free_slot(&mut self) -> Result<usize> {
+        let len = self.slots.len();
+        let slot = (self.next..self.next + len)
+            .map(|i| i % len)
+            .find(|&i| self.slots[i].is_none())
+            .ok_or(ENOSPC)?;
+
+        self.next = slot + 1;
+        Ok(slot)
     }
 
     fn get(&self, i: u32) -> Option<Arc<T>> {
-        self.0.get(i as usize)?.clone()
+        self.slots.get(i as usize)?.clone()
+    }
+}
+
+/// The queues of a device, by number.
+#[pin_data]
+struct Queues {
+    #[pin]
+    slots: Mutex<Slots<Queue>>,
+}
+
+impl Queues {
+    /// No memory is allocated while the lock is held, since fences are signalled under it.
+    fn for_each(&self, f: impl Fn(&Arc<Queue>)) {
+        self.slots.lock().slots.iter().flatten().for_each(f);
+    }
+}
+
+/// What happens when the device is given up: all queues end, and all copies.
+#[pin_data]
+struct EndQueues {
+    dev: ARef<Device>,
+    queues: Arc<Queues>,
+    copies: Arc<CopyEngines>,
+    #[pin]
+    work: Work<EndQueues>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for EndQueues { self.work }
+}
+
+impl WorkItem for EndQueues {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        dev_err!(
+            this.dev,
+            "device lost: it did not answer in time, or wrongly\n"
+        );
+        this.queues.for_each(|queue| queue.end(Outcome::LOST));
+        // Those who wait for copies look again.
+        this.copies.interrupt();
+    }
+}
+
+/// Lets the end of all queues follow the loss of the device.
+pub(crate) struct Loss {
+    work: Arc<OwnedQueue>,
+    end_queues: Arc<EndQueues>,
+}
+
+impl Loss {
+    /// The device was given up. Can be called in any context.
+    pub(crate) fn happened(&self) {
+        // If it is queued already, that is enough.
+        let _ = self.work.enqueue(self.end_queues.clone());
     }
 }
 
 /// One device.
 #[pin_data]
 pub(crate) struct Gpu {
-    dev: ARef<Device>,
     pub(crate) regs: Arc<Regs>,
     pub(crate) info: Info,
     pub(crate) control: Arc<Control>,
     pub(crate) memory: Arc<DeviceMemory>,
+    /// Starts dispatches, and ends them when the device is lost. Nothing that it runs waits for
+    /// memory.
+    pub(crate) work: Arc<OwnedQueue>,
+    /// Serves faults.
+    pub(crate) fault_work: OwnedQueue,
+    /// Held while address spaces and queues are made.
+    #[pin]
+    setup: Mutex<()>,
     space_table: SharedArray<hw::AddressSpace>,
     #[pin]
     spaces: Mutex<Slots<Vm>>,
     queue_table: SharedArray<hw::QueueContext>,
-    #[pin]
-    queues: Mutex<Slots<Queue>>,
+    queues: Arc<Queues>,
 }
 
 impl Gpu {
@@ -99,21 +181,22 @@ impl Gpu {
     const SPACES_LOG2: u32 = 12;
     /// log2 of the number of queues.
     const QUEUES_LOG2: u32 = 8;
+    /// Number of queues.
+    pub(crate) const QUEUES: usize = 1 << Self::QUEUES_LOG2;
     /// log2 of the entries of the fault ring.
     const FAULTS_LOG2: u32 = 12;
 
-    /// Resets the device, sets up its rings and tables and lets it run. May sleep.
+    /// Sets up the rings and tables of a device that was reset. May sleep.
     ///
     /// Returns its fault ring too, for the one who serves faults.
-    pub(crate) fn new(pdev: &pci::Device<Bound>) -> Result<(Arc<Self>, InRing<hw::FaultEntry>)> {
-        let dev: &Device<Bound> = pdev.as_ref();
-        let regs = Arc::new(Regs::new(pdev)?, GFP_KERNEL)?;
-
-        regs.reset(dev)?;
+    pub(crate) fn new(
+        dev: &Device<Bound>,
+        regs: Arc<Regs>,
+    ) -> Result<(Arc<Self>, InRing<hw::FaultEntry>)> {
         let info = Info::read(&regs)?;
         let control = Arc::pin_init(Control::new(dev, regs.clone())?, GFP_KERNEL)?;
         let copies = Arc::pin_init(CopyEngines::new(dev, regs.clone())?, GFP_KERNEL)?;
-        let memory = Memory::new(dev, copies, info.vram_size)?;
+        let memory = Memory::new(dev, copies.clone(), info.vram_size)?;
 
         let space_table = SharedArray::new(dev, 1 << Self::SPACES_LOG2)?;
         regs.write64(hw::REG_AS_BASE, space_table.dma_address(0))?;
@@ -124,50 +207,84 @@ impl Gpu {
 
         let faults = InRing::new(dev, Self::FAULTS_LOG2, hw::DOORBELL_FAULT)?;
         faults.program(&regs, hw::REG_FAULT_RING)?;
-        regs.write32(hw::REG_CONTROL, hw::CONTROL_ENABLE)?;
 
         let spaces = Slots::new(1 << Self::SPACES_LOG2)?;
-        let queues = Slots::new(1 << Self::QUEUES_LOG2)?;
+        let slots = Slots::new(1 << Self::QUEUES_LOG2)?;
+        let work = Arc::new(OwnedQueue::new(c"tern")?, GFP_KERNEL)?;
+        let fault_work = OwnedQueue::new(c"tern-fault")?;
+        let queues = Arc::pin_init(
+            pin_init!(Queues {
+                slots <- new_mutex!(slots, "tern::Queues"),
+            }),
+            GFP_KERNEL,
+        )?;
+        let to_end = queues.clone();
+        let end_queues = Arc::pin_init(
+            pin_init!(EndQueues {
+                dev: dev.into(),
+                queues: to_end,
+                copies,
+                work <- new_work!("tern::EndQueues"),
+            }),
+            GFP_KERNEL,
+        )?;
+        let loss = Loss {
+            work: work.clone(),
+            end_queues,
+        };
         let gpu = Arc::pin_init(
             try_pin_init!(Self {
-                dev: dev.into(),
                 regs,
                 info,
                 control,
                 memory,
+                work,
+                fault_work,
+                setup <- new_mutex!((), "tern::Gpu::setup"),
                 space_table,
                 spaces <- new_mutex!(spaces, "tern::Gpu::spaces"),
                 queue_table,
-                queues <- new_mutex!(queues, "tern::Gpu::queues"),
+                queues,
             }? Error),
             GFP_KERNEL,
         )?;
+        // Until `shut_down`, since it leads back to the registers.
+        *gpu.regs.on_loss.lock() = Some(loss);
         Ok((gpu, faults))
+    }
+
+    /// Lets the device run.
+    pub(crate) fn enable(&self) -> Result {
+        self.regs.write32(hw::REG_CONTROL, hw::CONTROL_ENABLE)
     }
 
     /// Makes an address space over `mm`; `ENOSPC` when the device has none left. May sleep.
     pub(crate) fn create_space(&self, dev: &Device<Bound>, mm: &MmWithUser) -> Result<Arc<Vm>> {
-        let mut spaces = self.spaces.lock();
-        let slot = spaces.free_slot()?;
-        let vm = Vm::new(dev, self.control.clone(), slot as u32, mm)?;
+        let _setup = self.setup.lock();
+        let slot = self.spaces.lock().free_slot()?;
+        let (memory, control) = (self.memory.clone(), self.control.clone());
+        let vm = Vm::new(dev, memory, control, slot as u32, mm)?;
         let entry = hw::AddressSpace {
             root: vm.root_entry(),
             ..Default::default()
         };
 
         self.space_table.write(slot, entry);
-        spaces.0[slot] = Some(vm.clone());
+        self.spaces.lock().slots[slot] = Some(vm.clone());
         Ok(vm)
     }
 
     /// Takes an address space, of which no queue is left, from the device. May sleep.
+    ///
+    /// Does not wait for the service of its faults, which may wait for the process that is about
+    /// to end here; that service finds nothing to do any more.
     pub(crate) fn destroy_space(&self, vm: &Vm) {
         let slot = vm.notifier.asid() as usize;
 
         self.space_table.write(slot, hw::AddressSpace::default());
         vm.shut_down();
         // Dropped after the lock, since the end of a notifier waits for invalidations.
-        let _vm = self.spaces.lock().0[slot].take();
+        let _vm = self.spaces.lock().slots[slot].take();
     }
 
     /// The address space with this number, if there is one.
@@ -182,56 +299,53 @@ impl Gpu {
         vm: Arc<Vm>,
         entries: u32,
     ) -> Result<Arc<Queue>> {
-        let mut queues = self.queues.lock();
-        let slot = queues.free_slot()?;
-        let queue = Queue::new(dev, self.regs.clone(), slot as u32, vm, entries)?;
+        let _setup = self.setup.lock();
+        let slot = self.queues.slots.lock().free_slot()?;
 
+        vm.prepare_faults()?;
+        let queue = Queue::new(dev, self, slot as u32, vm, entries)?;
         self.queue_table.write(slot, queue.context());
-        self.control.start_queue(slot as u32)?;
-        queues.0[slot] = Some(queue.clone());
+        queue.vm.add_queue(slot as u32);
+        self.control
+            .start_queue(slot as u32)
+            .inspect_err(|_| queue.vm.remove_queue(slot as u32))?;
+        self.queues.slots.lock().slots[slot] = Some(queue.clone());
         Ok(queue)
     }
 
     /// Stops a queue and ends what it holds. May sleep.
     pub(crate) fn destroy_queue(&self, queue: &Queue) {
-        if let Err(e) = self.control.stop_queue(queue.id()) {
-            dev_err!(self.dev, "queue {} does not stop: {:?}\n", queue.id(), e);
-        }
+        // Where this fails there is no device any more.
+        let _ = self.control.stop_queue(queue.id());
         queue.stop();
-        let _queue = self.queues.lock().0[queue.id() as usize].take();
+        queue.vm.remove_queue(queue.id());
+        let _queue = self.queues.slots.lock().slots[queue.id() as usize].take();
     }
 
     /// Looks for dispatches that ended; called by the interrupt thread.
     pub(crate) fn complete_dispatches(&self) {
-        for queue in self.queues.lock().0.iter().flatten() {
-            queue.complete();
-        }
+        self.queues.for_each(|queue| queue.complete());
     }
 
     /// Logs what the device reports; called by the interrupt thread.
-    pub(crate) fn report_errors(&self) -> Result {
+    pub(crate) fn report_errors(&self, dev: &Device<Bound>) -> Result {
         let errors = self.regs.read32(hw::REG_ERROR)?;
 
         if errors != 0 {
             let info = self.regs.read64(hw::REG_ERROR_INFO)?;
 
             self.regs.write32(hw::REG_ERROR, errors)?;
-            dev_err!(
-                self.dev,
-                "device reports errors {:#x}, {:#x}\n",
-                errors,
-                info
-            );
+            dev_err!(dev, "device reports errors {:#x}, {:#x}\n", errors, info);
         }
         Ok(())
     }
 
     /// Ends all use of the device, and brings back all memory from it.
     ///
-    /// For unbind: no ioctl runs any more, the copy interrupt still does. May sleep.
+    /// For unbind: no ioctl runs any more, nor any interrupt thread but that for copies. May sleep.
     pub(crate) fn shut_down(&self, dev: &Device<Bound>) {
         for i in 0..1 << Self::QUEUES_LOG2 {
-            let queue = self.queues.lock().get(i);
+            let queue = self.queues.slots.lock().get(i);
             if let Some(queue) = queue {
                 self.destroy_queue(&queue);
             }
@@ -239,15 +353,24 @@ impl Gpu {
         for i in 0..1 << Self::SPACES_LOG2 {
             if let Some(vm) = self.space(i) {
                 self.destroy_space(&vm);
+                self.fault_work.flush();
+                vm.forget_faults();
             }
         }
+        // Address spaces that were destroyed before; nobody is left who could queue more.
+        self.fault_work.flush();
 
-        match migrate::evict(&self.memory, 0..self.memory.vram.pages(), &Stats::default()) {
+        match migrate::evict(&self.memory) {
             Ok(0) => (),
             Ok(left) => dev_err!(dev, "{} pages of device memory are still in use\n", left),
             Err(e) => dev_err!(dev, "device memory does not come back: {:?}\n", e),
         }
+        Memory::close(&self.memory);
         // Also when the device is gone: then there is nothing to reset.
         let _ = self.regs.reset(dev);
+        self.regs.close();
+        let loss = self.regs.on_loss.lock().take();
+        self.work.flush();
+        drop(loss);
     }
 }

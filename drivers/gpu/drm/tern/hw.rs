@@ -177,7 +177,8 @@ pub struct Fence {
 
 /// [`Fence::status`]: all went well.
 pub const COMPLETE_OK: u32 = 0;
-/// A copy or fence address is outside the aperture that it names.
+/// Memory of a copy, or of the queue to start, that cannot be reached; info: its address. A fence
+/// that cannot be written sets [`ERROR_DMA`].
 pub const COMPLETE_BAD_ADDRESS: u32 = 1;
 /// Unknown operation, unknown flag, or a value out of range.
 pub const COMPLETE_BAD_PACKET: u32 = 2;
@@ -185,7 +186,7 @@ pub const COMPLETE_BAD_PACKET: u32 = 2;
 pub const COMPLETE_FAULT: u32 = 3;
 /// Illegal instruction; info: its virtual address.
 pub const COMPLETE_ILLEGAL: u32 = 4;
-/// Misaligned atomic, or misaligned program counter.
+/// Misaligned atomic; info: its virtual address.
 pub const COMPLETE_MISALIGNED: u32 = 5;
 /// The dispatch ran longer than its watchdog allows.
 pub const COMPLETE_TIMEOUT: u32 = 6;
@@ -291,7 +292,7 @@ pub struct DispatchPacket {
     pub op: u32,
     /// Bytes of stack of each resident thread, a multiple of 16.
     pub stack_size: u32,
-    /// Virtual address of the first instruction.
+    /// Virtual address of the first instruction; bit 0 is taken as 0.
     pub entry: u64,
     /// Value of a0.
     pub args: u64,
@@ -364,6 +365,8 @@ pub const ENTRY_LEAF: u64 = 1 << 4;
 /// 16, that map an aligned block of 64 KiB with equal flags. The device may keep one translation
 /// for all of them.
 pub const ENTRY_64K: u64 = 1 << 5;
+/// Bits of a system address.
+pub const ADDRESS_BITS: u32 = 52;
 /// Address bits of an entry.
 pub const ENTRY_ADDR: u64 = 0x000f_ffff_ffff_f000;
 

@@ -3,6 +3,10 @@
 //! Handlers of the interrupts other than the one for faults.
 
 use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
     irq::{
         IrqReturn,
         ThreadedHandler, //
@@ -33,12 +37,15 @@ impl ThreadedHandler for ComputeHandler {
 }
 
 /// The device reports an error.
-pub(crate) struct ErrorHandler(pub(crate) Arc<Gpu>);
+pub(crate) struct ErrorHandler<'bound> {
+    pub(crate) dev: &'bound Device<Bound>,
+    pub(crate) gpu: Arc<Gpu>,
+}
 
-impl ThreadedHandler for ErrorHandler {
+impl ThreadedHandler for ErrorHandler<'_> {
     fn handle_threaded(&self) -> IrqReturn {
         // There is nothing to report of a device that is gone.
-        let _ = self.0.report_errors();
+        let _ = self.gpu.report_errors(self.dev);
         IrqReturn::Handled
     }
 }

@@ -2,6 +2,11 @@
 
 //! Device-private memory: VRAM as folios of the kernel.
 
+use core::sync::atomic::{
+    AtomicBool,
+    Ordering, //
+};
+
 use kernel::{
     device::{
         Bound,
@@ -50,6 +55,8 @@ pub(crate) struct Memory {
     /// Its allocator.
     #[pin]
     pub(crate) vram: Vram,
+    /// The device must not be used any more.
+    closed: AtomicBool,
 }
 
 impl Memory {
@@ -65,6 +72,7 @@ impl Memory {
             dev: dev.into(),
             copies,
             vram <- vram,
+            closed: AtomicBool::new(false),
         });
 
         Arc::pin_init(DevicePagemap::new(dev, c"tern", pages, memory), GFP_KERNEL)
@@ -72,15 +80,35 @@ impl Memory {
 
     /// The device, for mappings that last no longer than a copy.
     pub(crate) fn dev(&self) -> &Device<Bound> {
-        // SAFETY: Copies are only made for faults of the GPU, whose interrupt is freed before the
-        // driver is unbound, and for folios of device memory, all of which are evicted before.
+        // SAFETY: It is used to serve faults of the GPU, which ends before the driver is unbound,
+        // by the eviction at unbind, and for faults of the CPU, which `close()` waits for and then
+        // keeps away.
         unsafe { self.dev.as_bound() }
+    }
+
+    /// Ends all use of the device by faults of the CPU. What is still in device memory is lost to
+    /// the processes that touch it.
+    ///
+    /// For unbind, when [`migrate::evict`] has brought back what it could. May sleep.
+    pub(crate) fn close(memory: &DeviceMemory) {
+        memory.vram.stop();
+        memory.closed.store(true, Ordering::Relaxed);
+        if memory.vram.used_pages() == 0 {
+            return;
+        }
+        // The core holds the lock of the folio that the CPU touched until the fault is served. Who
+        // has it before us is waited for, who gets it after us sees the flag.
+        for offset in 0..memory.vram.pages() {
+            if let Some(folio) = memory.try_get(offset) {
+                drop(Folio::lock(folio));
+            }
+        }
     }
 }
 
 /// Allocates a folio of device memory for an address space that counts with `stats`.
 ///
-/// `None` if there is no block of that order.
+/// `None` if there is no block of that order, or nothing may move to the device any more.
 pub(crate) fn alloc_folio(
     memory: &DeviceMemory,
     order: u32,
@@ -115,6 +143,9 @@ impl DevicePagemapOps for Memory {
     }
 
     fn migrate_to_ram(pagemap: &DevicePagemap<Self>, fault: &VmFault) -> Result<(), FaultError> {
+        if pagemap.closed.load(Ordering::Relaxed) {
+            return Err(FaultError::Sigbus);
+        }
         migrate::to_system(pagemap, fault)
     }
 

@@ -6,24 +6,25 @@
 //! under the lock that the interval notifier takes for an invalidation, so nothing here may wait
 //! for memory: what an update needs is put in a [`Reserve`] beforehand.
 
-use core::ops::Range;
+use core::{
+    mem,
+    ops::Range, //
+};
 
 use kernel::{
+    alloc::Flags,
     device::{
         Bound,
         Device, //
     },
     dma::{
-        Attrs,
+        attrs::DMA_ATTR_REQUIRE_COHERENT,
         Coherent,
         DataDirection,
         Mapping, //
     },
     mm::{
-        folio::{
-            Folio,
-            PMD_ORDER, //
-        },
+        folio::PMD_ORDER,
         hmm, //
     },
     prelude::*,
@@ -47,21 +48,35 @@ const ENTRIES: usize = 512;
 /// Entries that make a leaf of 64 KiB.
 const GROUP: usize = 16;
 
+/// For what grows with the memory that a process makes the device use.
+const GFP: Flags = GFP_KERNEL_ACCOUNT;
+
 /// A mapping of system memory for the device.
 type SystemMapping = Mapping<ARef<Device>>;
 
 /// A table that the device reads.
-struct Table(Coherent<[u64]>);
+struct Table {
+    memory: Coherent<[u64]>,
+    /// Number of entries that are not 0.
+    used: usize,
+}
 
 impl Table {
     fn new(dev: &Device<Bound>) -> Result<Self> {
-        Ok(Self(Coherent::zeroed_slice(dev, ENTRIES, GFP_KERNEL)?))
+        Ok(Self {
+            memory: Coherent::zeroed_slice(dev, ENTRIES, GFP)?,
+            used: 0,
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.used == 0
     }
 
     fn get(&self, i: usize) -> u64 {
         // SAFETY: `i % ENTRIES` is within the table. The device only reads it.
         unsafe {
-            self.0
+            self.memory
                 .as_ptr()
                 .cast::<u64>()
                 .add(i % ENTRIES)
@@ -69,11 +84,13 @@ impl Table {
         }
     }
 
-    fn set(&self, i: usize, entry: u64) {
+    fn set(&mut self, i: usize, entry: u64) {
+        self.used -= usize::from(self.get(i) != 0);
+        self.used += usize::from(entry != 0);
         // SAFETY: `i % ENTRIES` is within the table. The device may read it at the same time,
         // which is why the write is volatile and a single aligned word.
         unsafe {
-            self.0
+            self.memory
                 .as_mut_ptr()
                 .cast::<u64>()
                 .add(i % ENTRIES)
@@ -81,8 +98,15 @@ impl Table {
         }
     }
 
+    /// Stores an entry after all that it leads to.
+    fn publish(&mut self, i: usize, entry: u64) {
+        barrier::dma_mb(barrier::Write);
+        self.set(i, entry);
+    }
+
+    /// The entry that leads to this table.
     fn entry(&self) -> u64 {
-        self.0.dma_address() | hw::ENTRY_VALID | hw::ENTRY_SYSTEM
+        self.memory.dma_address() | hw::ENTRY_VALID | hw::ENTRY_SYSTEM
     }
 }
 
@@ -104,7 +128,7 @@ impl Leaves {
             table: Table::new(dev)?,
             runs: KVec::new(),
         };
-        Ok(KBox::new(leaves, GFP_KERNEL)?)
+        Ok(KBox::new(leaves, GFP)?)
     }
 
     /// Extends `pages` to whole runs and whole groups of 64 KiB, since those go together.
@@ -134,7 +158,7 @@ impl Leaves {
 
     /// Gives a page that is mapped the rights in `flags`. Its group of 64 KiB falls apart then,
     /// since all its entries must be equal.
-    fn upgrade(&self, page: usize, flags: u64) {
+    fn upgrade(&mut self, page: usize, flags: u64) {
         let old = self.table.get(page);
 
         if old | flags == old {
@@ -150,19 +174,58 @@ impl Leaves {
         self.table.set(page, self.table.get(page) | flags);
     }
 
+    /// True if there was any.
     fn clear(&mut self, pages: Range<usize>) -> bool {
-        let mut cleared = false;
+        let before = self.table.used;
 
         for i in self.whole(pages) {
-            cleared |= self.table.get(i) != 0;
             self.table.set(i, 0);
         }
-        cleared
+        self.table.used != before
     }
 
     fn reap(&mut self) {
         let table = &self.table;
+
         self.runs.retain(|run| table.get(run.pages.start) != 0);
+        if self.runs.len() <= self.runs.capacity() / 4 {
+            self.shrink();
+        }
+    }
+
+    /// Gives back room that `runs` does not need. Reclaim waits for this, so it must not wait for
+    /// memory itself; if there is none, the room stays until another time.
+    fn shrink(&mut self) {
+        let Ok(mut fewer) = KVec::with_capacity(self.runs.len(), GFP_NOWAIT | __GFP_NOWARN) else {
+            return;
+        };
+        move_all(&mut self.runs, &mut fewer);
+        self.runs = fewer;
+    }
+
+    /// Makes room for one more run, out of `reserve` if need be.
+    fn make_room(&mut self, reserve: &mut Reserve) -> Result<(), MapError> {
+        let needed = self.runs.len() + 1;
+
+        if needed <= self.runs.capacity() {
+            return Ok(());
+        }
+        if reserve.wanted_runs < needed {
+            reserve.wanted_runs = (2 * needed).min(BLOCK_PAGES);
+        }
+        if reserve.runs.capacity() != reserve.wanted_runs {
+            return Err(MapError::Reserve);
+        }
+        mem::swap(&mut self.runs, &mut reserve.runs);
+        move_all(&mut reserve.runs, &mut self.runs);
+        Ok(())
+    }
+}
+
+/// Moves all of `from` to `to`, which has the room.
+fn move_all(from: &mut KVec<Run>, to: &mut KVec<Run>) {
+    for run in from.drain_all() {
+        let _ = to.push_within_capacity(run);
     }
 }
 
@@ -184,40 +247,58 @@ struct Directory {
 
 impl Directory {
     fn new(dev: &Device<Bound>) -> Result<KBox<Self>> {
-        let mut children = KVec::with_capacity(ENTRIES, GFP_KERNEL)?;
+        let mut children = KVec::with_capacity(ENTRIES, GFP)?;
 
         for _ in 0..ENTRIES {
-            children.push(None, GFP_KERNEL)?;
+            children.push(None, GFP)?;
         }
         let directory = Self {
             table: Table::new(dev)?,
             children,
         };
-        Ok(KBox::new(directory, GFP_KERNEL)?)
+        Ok(KBox::new(directory, GFP)?)
     }
 
-    /// Clears what maps `range`, and entries whose whole span lies in it. True if there was any.
-    fn clear(&mut self, level: usize, base: usize, range: &Range<usize>) -> bool {
-        let mut cleared = false;
+    /// The table of level 0 at entry `i`, made if there is nothing; `None` if there is a leaf.
+    fn leaves(&mut self, i: usize, reserve: &mut Reserve) -> Result<Option<&mut Leaves>, MapError> {
+        if self.children[i].is_none() {
+            let new = reserve.leaves.take().ok_or(MapError::Reserve)?;
+
+            self.table.publish(i, new.table.entry());
+            self.children[i] = Some(Child::Leaves(new));
+        }
+        match &mut self.children[i] {
+            Some(Child::Leaves(leaves)) => Ok(Some(leaves)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Clears what maps `range`, and the entries of tables that are empty then. Returns the
+    /// addresses for which the device may know something that is not true any more.
+    fn clear(&mut self, level: usize, base: usize, range: &Range<usize>) -> Option<Range<usize>> {
+        let mut stale = None;
 
         for (i, span) in spans(level, base, range) {
             let Some(child) = &mut self.children[i] else {
                 continue;
             };
-            match child {
-                Child::Directory(directory) if !covers(range, &span) => {
-                    cleared |= directory.clear(level - 1, span.start, range);
-                }
-                Child::Leaves(leaves) if !covers(range, &span) => {
-                    cleared |= leaves.clear(pages_of(range, &span));
-                }
-                _ => {
-                    cleared |= self.table.get(i) != 0;
-                    self.table.set(i, 0);
-                }
+            let (part, is_empty) = match child {
+                Child::Directory(directory) if !covers(range, &span) => (
+                    directory.clear(level - 1, span.start, range),
+                    directory.table.is_empty(),
+                ),
+                Child::Leaves(leaves) if !covers(range, &span) => (
+                    leaves.clear(pages_of(range, &span)).then(|| span.clone()),
+                    leaves.table.is_empty(),
+                ),
+                _ => (None, true),
+            };
+            if is_empty {
+                self.table.set(i, 0);
             }
+            stale = join(stale, if is_empty { Some(span) } else { part });
         }
-        cleared
+        stale
     }
 
     /// Frees what [`Self::clear`] cleared.
@@ -252,6 +333,14 @@ fn spans(
     })
 }
 
+/// What two ranges cover, and what is between them.
+fn join(a: Option<Range<usize>>, b: Option<Range<usize>>) -> Option<Range<usize>> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.start.min(b.start)..a.end.max(b.end)),
+        (a, b) => a.or(b),
+    }
+}
+
 fn covers(range: &Range<usize>, span: &Range<usize>) -> bool {
     range.start <= span.start && span.end <= range.end
 }
@@ -266,7 +355,24 @@ fn pages_of(range: &Range<usize>, span: &Range<usize>) -> Range<usize> {
 pub(crate) struct Reserve {
     directories: KVec<KBox<Directory>>,
     leaves: Option<KBox<Leaves>>,
+    /// Room for all runs of a block, and for how many [`Self::fill`] makes room.
     runs: KVec<Run>,
+    wanted_runs: usize,
+}
+
+/// Why pages are not mapped.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum MapError {
+    /// The reserve is used up: fill it and try again.
+    Reserve,
+    /// The device cannot reach them, and it is of no use to try again.
+    Failed(Error),
+}
+
+impl From<Error> for MapError {
+    fn from(e: Error) -> Self {
+        Self::Failed(e)
+    }
 }
 
 impl Reserve {
@@ -279,18 +385,27 @@ impl Reserve {
             directories: KVec::with_capacity(Self::DIRECTORIES, GFP_KERNEL)?,
             leaves: None,
             runs: KVec::new(),
+            wanted_runs: 0,
         })
     }
 
-    /// Adds what is missing for any one block. May sleep.
+    /// Tells that the next block to be mapped has no more than `runs` runs of system memory, as
+    /// long as each is mapped in one piece.
+    pub(crate) fn expect(&mut self, runs: usize) {
+        self.wanted_runs = runs.min(BLOCK_PAGES);
+    }
+
+    /// Adds what is missing for the block that is to be mapped. May sleep.
     pub(crate) fn fill(&mut self, dev: &Device<Bound>) -> Result {
         while self.directories.len() < Self::DIRECTORIES {
-            self.directories.push(Directory::new(dev)?, GFP_KERNEL)?;
+            self.directories.push(Directory::new(dev)?, GFP)?;
         }
         if self.leaves.is_none() {
             self.leaves = Some(Leaves::new(dev)?);
         }
-        self.runs.reserve(BLOCK_PAGES, GFP_KERNEL)?;
+        if self.runs.capacity() != self.wanted_runs {
+            self.runs = KVec::with_capacity(self.wanted_runs, GFP)?;
+        }
         Ok(())
     }
 }
@@ -323,20 +438,23 @@ impl Target<'_> {
     }
 
     /// Maps pages of the run for the device, if they are system memory.
-    fn map(
-        &self,
-        dev: &Device<Bound>,
-        folio: &Folio,
-        pages: Range<usize>,
-    ) -> Result<Option<SystemMapping>> {
+    ///
+    /// CPU and device use them at the same time, and neither hands them over. So that must work
+    /// without bounce buffers and without cache maintenance, or not at all.
+    fn map(&self, dev: &Device<Bound>, pages: Range<usize>) -> Result<Option<SystemMapping>> {
         if self.vram.is_some() {
             return Ok(None);
         }
-        // Both ways even where it is read-only: it may gain the right to write later.
-        let direction = DataDirection::Bidirectional;
+        let direction = if self.entry.is_writable() {
+            DataDirection::Bidirectional
+        } else {
+            DataDirection::ToDevice
+        };
+        let (folio, attrs) = (self.entry.folio(), DMA_ATTR_REQUIRE_COHERENT);
         // SAFETY: The mapping is stored in the page table, which is emptied before `dev` is
-        // unbound.
-        let mapping = unsafe { Mapping::new_owned(dev, folio, pages, direction, Attrs::NONE) }?;
+        // unbound, and from which the notifier takes it before the process loses the pages. They
+        // come from an entry that is valid under the notifier's lock, which is held.
+        let mapping = unsafe { Mapping::new_owned(dev, folio, pages, direction, attrs) }?;
         Ok(Some(mapping))
     }
 }
@@ -359,35 +477,42 @@ impl PageTable {
         self.root = None;
     }
 
-    /// Takes away what the device can reach in `range`, in whole leaves and runs.
+    /// Takes away what the device can reach in `range`, in whole leaves and runs, and the tables
+    /// that are empty then.
     ///
-    /// Returns true if there was any; then the device's TLB must be invalidated for
-    /// [`Self::whole`] blocks of the range before [`Self::reap`] is called and before the pages
-    /// are used for anything else.
-    pub(crate) fn clear(&mut self, range: &Range<usize>) -> bool {
-        let Some(root) = &mut self.root else {
-            return false;
-        };
-        root.clear(hw::LEVELS - 1, 0, range)
+    /// Returns the addresses that the device must forget before [`Self::reap`] is called and before
+    /// the pages are used for anything else; `None` if there was nothing.
+    pub(crate) fn clear(&mut self, range: &Range<usize>) -> Option<Range<usize>> {
+        self.root.as_mut()?.clear(hw::LEVELS - 1, 0, range)
     }
 
-    /// Ends the mappings that [`Self::clear`] took away.
+    /// Ends the mappings, and frees the tables, that [`Self::clear`] took away.
     pub(crate) fn reap(&mut self, range: &Range<usize>) {
         if let Some(root) = &mut self.root {
             root.reap(hw::LEVELS - 1, 0, range);
         }
     }
 
-    /// `range` extended to blocks of 2 MiB, which no leaf or run crosses.
-    pub(crate) fn whole(range: &Range<usize>) -> Range<usize> {
-        range.start & !(BLOCK_SIZE - 1)
-            ..range.end.saturating_add(BLOCK_SIZE - 1) & !(BLOCK_SIZE - 1)
+    /// Whether the run of `target`, whose first page is page `first` of the block at `block`, is
+    /// mapped for reading and may be written now.
+    ///
+    /// System memory is mapped anew then: it must be cleared before [`Self::map`]. That happens
+    /// where the CPU's entry gains the right in place, as for a page of a file.
+    pub(crate) fn gains_write(&self, block: usize, first: usize, target: &Target<'_>) -> bool {
+        let is_read_only = |page| {
+            let entry = self.lookup(block, page);
+            entry != 0 && entry & hw::ENTRY_WRITE == 0
+        };
+
+        target.vram.is_none()
+            && target.entry.is_writable()
+            && (first..first + target.entry.nr_pages()).any(is_read_only)
     }
 
     /// Lets the device reach the run of `target`, whose first page is page `first` of the block
     /// at `block`. Pages that it reaches already only gain rights. Returns the number of others.
     ///
-    /// Errors: `ENOMEM` when `reserve` is used up: fill it and try again; `ENODEV` after unbind.
+    /// Fails with `ENODEV` after unbind.
     pub(crate) fn map(
         &mut self,
         dev: &Device<Bound>,
@@ -395,39 +520,43 @@ impl PageTable {
         first: usize,
         target: &Target<'_>,
         reserve: &mut Reserve,
-    ) -> Result<usize> {
+    ) -> Result<usize, MapError> {
+        let directory = self.directory(block, reserve)?;
+        let i = block >> BLOCK_SHIFT & (ENTRIES - 1);
+
+        if is_huge(first, target) && !matches!(directory.children[i], Some(Child::Leaves(_))) {
+            return map_huge(dev, directory, i, target);
+        }
+        match directory.leaves(i, reserve)? {
+            Some(leaves) => map_run(dev, leaves, first, target, reserve),
+            // The CPU split its mapping and did not change it, or it would be gone here.
+            None => Ok(0),
+        }
+    }
+
+    /// The table of level 1 for the block at `block`, made if it is missing.
+    fn directory(
+        &mut self,
+        block: usize,
+        reserve: &mut Reserve,
+    ) -> Result<&mut Directory, MapError> {
         let mut directory = self.root.as_mut().ok_or(ENODEV)?;
 
         for level in (2..hw::LEVELS).rev() {
             let i = block >> (PAGE_SHIFT + 9 * level) & (ENTRIES - 1);
 
             if directory.children[i].is_none() {
-                let new = reserve.directories.pop().ok_or(ENOMEM)?;
+                let new = reserve.directories.pop().ok_or(MapError::Reserve)?;
 
-                publish(&directory.table, i, new.table.entry());
+                directory.table.publish(i, new.table.entry());
                 directory.children[i] = Some(Child::Directory(new));
             }
             let Some(Child::Directory(next)) = &mut directory.children[i] else {
-                return Err(EINVAL);
+                return Err(EINVAL.into());
             };
             directory = next;
         }
-
-        let i = block >> BLOCK_SHIFT & (ENTRIES - 1);
-        if is_huge(first, target) && !matches!(directory.children[i], Some(Child::Leaves(_))) {
-            return map_huge(dev, directory, i, target);
-        }
-        if directory.children[i].is_none() {
-            let new = reserve.leaves.take().ok_or(ENOMEM)?;
-
-            publish(&directory.table, i, new.table.entry());
-            directory.children[i] = Some(Child::Leaves(new));
-        }
-        match &mut directory.children[i] {
-            Some(Child::Leaves(leaves)) => map_run(dev, leaves, first, target, reserve),
-            // The CPU split its mapping and did not change it, or it would be gone here.
-            _ => Ok(0),
-        }
+        Ok(directory)
     }
 
     /// The entry that maps page `page` of the block at `block`, 0 if there is none.
@@ -450,12 +579,6 @@ impl PageTable {
     }
 }
 
-/// Stores an entry after all that it leads to.
-fn publish(table: &Table, i: usize, entry: u64) {
-    barrier::dma_mb(barrier::Write);
-    table.set(i, entry);
-}
-
 fn is_huge(first: usize, target: &Target<'_>) -> bool {
     first == 0
         && target.entry.nr_pages() == BLOCK_PAGES
@@ -468,18 +591,18 @@ fn map_huge(
     directory: &mut Directory,
     i: usize,
     target: &Target<'_>,
-) -> Result<usize> {
+) -> Result<usize, MapError> {
     let old = directory.table.get(i);
 
     if old == 0 {
         let start = target.entry.page_in_folio();
-        let mapping = target.map(dev, target.entry.folio(), start..start + BLOCK_PAGES)?;
+        let mapping = target.map(dev, start..start + BLOCK_PAGES)?;
         let addr = target
             .vram
             .or(mapping.as_ref().map(|m| m.dma_address()))
             .ok_or(EINVAL)?;
 
-        publish(&directory.table, i, addr | target.flags());
+        directory.table.publish(i, addr | target.flags());
         directory.children[i] = Some(Child::Huge { _mapping: mapping });
         return Ok(BLOCK_PAGES);
     }
@@ -493,7 +616,7 @@ fn map_run(
     first: usize,
     target: &Target<'_>,
     reserve: &mut Reserve,
-) -> Result<usize> {
+) -> Result<usize, MapError> {
     let pages = target.entry.nr_pages().min(BLOCK_PAGES - first);
     let mut page = first;
     let mut mapped = 0;
@@ -524,32 +647,20 @@ fn map_gap(
     offset: usize,
     target: &Target<'_>,
     reserve: &mut Reserve,
-) -> Result {
+) -> Result<(), MapError> {
     let start = target.entry.page_in_folio() + offset;
     let addr = match target.vram {
         Some(vram) => vram + ((offset as u64) << PAGE_SHIFT),
         None => {
-            if leaves.runs.len() == leaves.runs.capacity() {
-                if reserve.runs.capacity() <= leaves.runs.len() {
-                    return Err(ENOMEM);
-                }
-                core::mem::swap(&mut leaves.runs, &mut reserve.runs);
-                for run in reserve.runs.drain_all() {
-                    // There is room, as was seen above.
-                    leaves.runs.push_within_capacity(run).map_err(|_| ENOMEM)?;
-                }
-            }
-            let folio = target.entry.folio();
-            let mapping = target
-                .map(dev, folio, start..start + pages.len())?
-                .ok_or(EINVAL)?;
+            leaves.make_room(reserve)?;
+            let mapping = target.map(dev, start..start + pages.len())?.ok_or(EINVAL)?;
             let addr = mapping.dma_address();
             let run = Run {
                 pages: pages.clone(),
                 _mapping: mapping,
             };
 
-            leaves.runs.push_within_capacity(run).map_err(|_| ENOMEM)?;
+            leaves.runs.push_within_capacity(run).map_err(|_| EINVAL)?;
             addr
         }
     };
@@ -565,7 +676,151 @@ fn map_gap(
             0
         };
 
-        publish(&leaves.table, page, addr | target.flags() | size);
+        leaves.table.publish(page, addr | target.flags() | size);
     }
     Ok(())
+}
+
+#[kunit_tests(tern_mmu)]
+mod tests {
+    use super::*;
+    use kernel::{
+        bindings,
+        error::to_result,
+        faux, //
+    };
+
+    const PAGE: usize = 1 << PAGE_SHIFT;
+    /// Two blocks in one table of level 1, and one far away.
+    const BLOCKS: [usize; 3] = [0x7f00_0000_0000, 0x7f00_0020_0000, 0x10_0000_0000];
+
+    /// A device for which memory can be allocated.
+    fn device(parent: &faux::Registration) -> Result<&Device<Bound>> {
+        let dev: &faux::Device<Bound> = parent.as_ref();
+        let dev: &Device<Bound> = dev.as_ref();
+
+        // SAFETY: `Device` is a transparent wrapper of the C type, and nobody else knows this one.
+        to_result(unsafe {
+            bindings::dma_set_coherent_mask(core::ptr::from_ref(dev).cast_mut().cast(), u64::MAX)
+        })?;
+        Ok(dev)
+    }
+
+    /// Maps page `page` of a block to the start of VRAM.
+    fn map(dev: &Device<Bound>, table: &mut PageTable, block: usize, page: usize) -> Result {
+        let mut reserve = Reserve::new()?;
+
+        reserve.fill(dev)?;
+        table
+            .directory(block, &mut reserve)
+            .and_then(|directory| directory.leaves(block >> 21 & 511, &mut reserve))
+            .map_err(|_| EINVAL)?
+            .ok_or(EINVAL)?
+            .table
+            .publish(page, hw::ENTRY_VALID | hw::ENTRY_LEAF);
+        Ok(())
+    }
+
+    /// Takes one page away; returns what the device must forget.
+    fn unmap(table: &mut PageTable, addr: usize) -> Option<Range<usize>> {
+        let stale = table.clear(&(addr..addr + PAGE));
+
+        table.reap(&(addr..addr + PAGE));
+        stale
+    }
+
+    fn children(table: &mut PageTable, block: usize) -> usize {
+        let mut reserve = Reserve {
+            directories: KVec::new(),
+            leaves: None,
+            runs: KVec::new(),
+            wanted_runs: 0,
+        };
+
+        table
+            .directory(block, &mut reserve)
+            .map_or(0, |directory| directory.children.iter().flatten().count())
+    }
+
+    #[test]
+    fn tables_go_with_their_last_page() -> Result {
+        let parent = faux::Registration::new(c"tern-mmu", None)?;
+        let dev = device(&parent)?;
+        let mut table = PageTable::new(dev)?;
+
+        for block in BLOCKS {
+            map(dev, &mut table, block, 3)?;
+            map(dev, &mut table, block, 5)?;
+        }
+        assert_eq!(children(&mut table, BLOCKS[0]), 2);
+
+        // One of two pages: the table stays.
+        let [first, second, far] = BLOCKS;
+        assert_eq!(
+            unmap(&mut table, first + 3 * PAGE),
+            Some(first..first + BLOCK_SIZE)
+        );
+        assert_eq!(table.lookup(first, 3), 0);
+        assert_ne!(table.lookup(first, 5), 0);
+        assert_eq!(children(&mut table, first), 2);
+
+        // A page that is not mapped.
+        assert_eq!(unmap(&mut table, first + 4 * PAGE), None);
+
+        // The last one: the table is gone, its neighbour is not.
+        assert_eq!(
+            unmap(&mut table, first + 5 * PAGE),
+            Some(first..first + BLOCK_SIZE)
+        );
+        assert_eq!(children(&mut table, first), 1);
+        assert_ne!(table.lookup(second, 3), 0);
+
+        // The last table of a directory: all that leads there is gone, and must be forgotten.
+        unmap(&mut table, second + 3 * PAGE);
+        let stale = unmap(&mut table, second + 5 * PAGE).ok_or(EINVAL)?;
+        assert_eq!(stale.len(), 1 << 39);
+        assert!(stale.contains(&second));
+        assert_eq!(children(&mut table, second), 0);
+        assert_ne!(table.lookup(far, 3), 0);
+
+        unmap(&mut table, far + 3 * PAGE);
+        unmap(&mut table, far + 5 * PAGE);
+        let root = table.root.as_ref().ok_or(EINVAL)?;
+        assert!(root.table.is_empty());
+        assert_eq!(root.children.iter().flatten().count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn room_for_runs_comes_and_goes() -> Result {
+        let parent = faux::Registration::new(c"tern-mmu-runs", None)?;
+        let dev = device(&parent)?;
+        let mut reserve = Reserve::new()?;
+        let mut leaves = Leaves::new(dev)?;
+
+        // Just as much as was said, though more was there from another block.
+        reserve.expect(100);
+        reserve.fill(dev)?;
+        reserve.expect(3);
+        assert_eq!(leaves.make_room(&mut reserve), Err(MapError::Reserve));
+        reserve.fill(dev)?;
+        assert_eq!(leaves.make_room(&mut reserve), Ok(()));
+        assert_eq!(leaves.runs.capacity(), 3);
+
+        leaves.reap();
+        assert_eq!(leaves.runs.capacity(), 0);
+        // More than was said is asked for by itself.
+        reserve.expect(0);
+        assert_eq!(leaves.make_room(&mut reserve), Err(MapError::Reserve));
+        reserve.fill(dev)?;
+        assert_eq!(leaves.make_room(&mut reserve), Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn ranges_join() {
+        assert_eq!(join(None, None), None);
+        assert_eq!(join(Some(4..5), None), Some(4..5));
+        assert_eq!(join(Some(4..5), Some(1..2)), Some(1..5));
+    }
 }

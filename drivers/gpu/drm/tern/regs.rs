@@ -13,25 +13,36 @@ use kernel::{
         Device, //
     },
     io::Io,
+    new_spinlock,
     pci::{
         self,
         DevresBar, //
     },
     prelude::*,
-    sync::barrier, //
+    sync::{
+        barrier,
+        SpinLock, //
+    },
 };
 
-use crate::hw;
+use crate::{
+    gpu::Loss,
+    hw, //
+};
 
 /// BAR 0. Every access fails with `ENODEV` once the driver is unbound.
+#[pin_data]
 pub(crate) struct Regs {
     bar: DevresBar<{ hw::REGS_SIZE }>,
     lost: AtomicBool,
+    /// What is to be done when the device is lost.
+    #[pin]
+    pub(crate) on_loss: SpinLock<Option<Loss>>,
 }
 
 impl Regs {
     /// Maps BAR 0 and checks that this is a device that the driver knows.
-    pub(crate) fn new(pdev: &pci::Device<Bound>) -> Result<Self> {
+    pub(crate) fn new(pdev: &pci::Device<Bound>) -> Result<impl PinInit<Self> + use<>> {
         let bar = pdev.iomap_region_sized::<{ hw::REGS_SIZE }>(hw::BAR_REGS, c"tern")?;
         let (id, version): (u32, u32) = (bar.read32(hw::REG_ID), bar.read32(hw::REG_VERSION));
 
@@ -44,10 +55,13 @@ impl Regs {
             );
             return Err(ENODEV);
         }
-        Ok(Self {
-            bar: bar.into_devres()?,
+        let bar = bar.into_devres()?;
+
+        Ok(pin_init!(Self {
+            bar,
             lost: AtomicBool::new(false),
-        })
+            on_loss <- new_spinlock!(None, "tern::Regs::on_loss"),
+        }))
     }
 
     /// Reads a 32-bit register.
@@ -82,7 +96,7 @@ impl Regs {
     ///
     /// Errors: `EIO` if the device is lost.
     pub(crate) fn doorbell(&self, offset: usize, value: u64) -> Result {
-        if self.lost.load(Ordering::Relaxed) {
+        if self.is_lost() {
             return Err(EIO);
         }
         let bar = self.bar.try_access().ok_or(ENODEV)?;
@@ -98,16 +112,31 @@ impl Regs {
         Ok(())
     }
 
-    /// Gives the device up because it did not answer in time.
+    /// Gives the device up because it did not answer in time, or not as it must.
     ///
     /// When this returns it accesses no memory any more, so that what was lent to it can be used
-    /// again. From now on all work fails. Does not sleep.
+    /// again. From now on all work fails, and what is under way ends. Does not sleep.
     pub(crate) fn give_up(&self) {
-        self.lost.store(true, Ordering::Relaxed);
         // Where these fail there is no device any more. The read waits for the write to arrive,
         // with which the reset takes effect.
         let _ = self.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
         let _ = self.read32(hw::REG_STATUS);
+        if self.lost.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(loss) = &*self.on_loss.lock() {
+            loss.happened();
+        }
+    }
+
+    /// Lets all work fail from now on, since the device was reset for good.
+    pub(crate) fn close(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
+    /// Whether the device was given up. Then it accesses no memory any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
     }
 
     /// Resets the device and waits until it is ready.

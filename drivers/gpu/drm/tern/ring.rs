@@ -134,6 +134,12 @@ impl Writeback {
         index
     }
 
+    /// Entries of a ring that the device writes which found no room.
+    fn overflow(&self) -> u64 {
+        // SAFETY: `ptr` is valid, and so is the address of a member.
+        unsafe { addr_of!((*self.0.ptr(0)).overflow).read_volatile() }
+    }
+
     /// Address for the device.
     pub(crate) fn dma_address(&self) -> u64 {
         self.0.dma_address(0)
@@ -161,10 +167,6 @@ macro_rules! impl_packet {
 impl_packet!(ControlPacket, CopyPacket, DispatchPacket);
 
 /// A ring of packets that the device reads.
-///
-/// # Invariants
-///
-/// `put` minus the device's GET is at most the number of entries.
 pub(crate) struct Ring<P: Packet>
 where
     Shared<P>: AsBytes + FromBytes,
@@ -227,12 +229,17 @@ where
         if self.room() == 0 {
             return Err(EAGAIN);
         }
+        Ok(self.put(packet))
+    }
+
+    /// As [`Self::push`], for a caller who knows that there is room.
+    pub(crate) fn put(&mut self, packet: P) -> u64 {
         let index = self.put;
+
         self.entries
             .write((index & ((1 << self.log2) - 1)) as usize, packet);
-        // INVARIANT: There was room for one.
         self.put += 1;
-        Ok(index)
+        index
     }
 
     /// Shows the device all packets so far.
@@ -273,6 +280,11 @@ where
         regs.write64(block + hw::RING_BASE, self.entries.dma_address(0))?;
         regs.write64(block + hw::RING_WRITEBACK, self.writeback.dma_address())?;
         regs.write32(block + hw::RING_LOG2, self.log2)
+    }
+
+    /// Entries that found no room, so far. It may be anything.
+    pub(crate) fn overflow(&self) -> u64 {
+        self.writeback.overflow()
     }
 
     /// Moves up to `max` entries to `out` and gives their room back to the device.

@@ -21,9 +21,10 @@ use kernel::{
             WouldBlock, //
         },
         Mm,
-        MmWithUser, //
+        MmWithUser,
+        MmWithUserAsync, //
     },
-    new_mutex,
+    new_mutex, new_work,
     prelude::*,
     sync::{
         aref::ARef,
@@ -34,19 +35,25 @@ use kernel::{
         Arc,
         Mutex, //
     },
+    workqueue::{
+        impl_has_work,
+        Work,
+        WorkItem, //
+    },
 };
 
 use crate::{
     control::Control,
     hw,
+    memory::DeviceMemory,
     mmu::PageTable,
-    stats::Stats, //
+    stats::Stats,
+    svm::fault::Faults, //
 };
 
 /// The device's view of an address space. It changes under the lock of `table`.
 #[pin_data]
 pub(crate) struct Space {
-    dev: ARef<Device>,
     control: Arc<Control>,
     asid: u32,
     #[pin]
@@ -66,21 +73,16 @@ impl Space {
     fn zap(&self, table: &mut PageTable, range: &Range<usize>) {
         let range = range.start..range.end.min(Self::RANGE.end);
 
-        if range.is_empty() || !table.clear(&range) {
+        if range.is_empty() {
             return;
         }
-        let whole = PageTable::whole(&range);
-        if let Err(e) = self
+        let Some(stale) = table.clear(&range) else {
+            return;
+        };
+        // Where this fails there is no device any more that could use anything.
+        let _ = self
             .control
-            .invalidate(self.asid, whole.start as u64, whole.end as u64 - 1)
-        {
-            dev_err!(
-                self.dev,
-                "address space {}: no invalidation: {:?}\n",
-                self.asid,
-                e
-            );
-        }
+            .invalidate(self.asid, stale.start as u64, stale.end as u64 - 1);
         table.reap(&range);
     }
 }
@@ -94,11 +96,11 @@ impl IntervalNotifierOps for Space {
         &self.table
     }
 
-    fn invalidate(
+    fn invalidate<'e>(
         &self,
-        event: &Event<'_>,
+        event: &Event<'e>,
         table: &mut PageTable,
-    ) -> Result<Option<()>, WouldBlock> {
+    ) -> Result<Option<()>, WouldBlock<'e>> {
         self.zap(table, &event.range());
         Ok(None)
     }
@@ -110,11 +112,30 @@ impl IntervalNotifierOps for Space {
 #[pin_data]
 pub(crate) struct Vm {
     mm: ARef<Mm>,
+    memory: Arc<DeviceMemory>,
     /// Counters.
     pub(crate) stats: Arc<Stats>,
+    /// Its faults.
+    #[pin]
+    faults: Faults,
+    #[pin]
+    serve: Work<Vm>,
     /// What the device sees of it.
     #[pin]
     pub(crate) notifier: IntervalNotifier<Space>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Vm { self.serve }
+}
+
+/// Serves its faults.
+impl WorkItem for Vm {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.serve_faults();
+    }
 }
 
 impl Vm {
@@ -122,6 +143,7 @@ impl Vm {
     /// held.
     pub(crate) fn new(
         dev: &Device<Bound>,
+        memory: Arc<DeviceMemory>,
         control: Arc<Control>,
         asid: u32,
         process: &MmWithUser,
@@ -129,7 +151,6 @@ impl Vm {
         let table = PageTable::new(dev)?;
         let stats = Arc::new(Stats::default(), GFP_KERNEL)?;
         let space = try_pin_init!(Space {
-            dev: dev.into(),
             control,
             asid,
             table <- new_mutex!(table, "tern::Space::table"),
@@ -138,7 +159,10 @@ impl Vm {
         Arc::pin_init(
             try_pin_init!(Self {
                 mm: ARef::from(&**process),
+                memory,
                 stats,
+                faults <- Faults::new(),
+                serve <- new_work!("tern::Vm::serve"),
                 notifier <- IntervalNotifier::new(process, Space::RANGE, space),
             }),
             GFP_KERNEL,
@@ -146,8 +170,21 @@ impl Vm {
     }
 
     /// The memory, unless its process is gone.
-    pub(crate) fn mm(&self) -> Option<ARef<MmWithUser>> {
-        self.mm.mmget_not_zero()
+    ///
+    /// That the last reference may be this one must not make a fault wait for the end of all
+    /// memory of the process.
+    fn mm(&self) -> Option<ARef<MmWithUserAsync>> {
+        self.mm.mmget_not_zero().map(MmWithUser::into_mmput_async)
+    }
+
+    /// Fails with `EPERM` unless the caller's memory is that of this address space.
+    ///
+    /// A file can be handed to another process, which must not reach this one's memory by it.
+    pub(crate) fn check_owner(&self) -> Result {
+        match current!().mm() {
+            Some(mm) if mm.as_raw() == self.mm.as_raw() => Ok(()),
+            _ => Err(EPERM),
+        }
     }
 
     /// The root of its page table, for the device's table of address spaces.
@@ -163,14 +200,12 @@ impl Vm {
         let mut table = self.notifier.table.lock();
 
         table.clear(&Space::RANGE);
-        // The device may have cached the root even if nothing was mapped.
-        if let Err(e) = self
+        // The device may have cached the root even if nothing was mapped. Where this fails there
+        // is no device any more.
+        let _ = self
             .notifier
             .control
-            .invalidate(self.notifier.asid, 0, u64::MAX)
-        {
-            dev_err!(self.notifier.dev, "no invalidation: {:?}\n", e);
-        }
+            .invalidate(self.notifier.asid, 0, u64::MAX);
         table.destroy();
     }
 }

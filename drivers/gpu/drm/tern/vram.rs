@@ -71,6 +71,8 @@ impl FreeMap {
 struct Buddy {
     maps: [FreeMap; ORDERS],
     free_pages: usize,
+    /// Nothing is allocated any more.
+    stopped: bool,
 }
 
 impl Buddy {
@@ -86,6 +88,7 @@ impl Buddy {
                 maps.next().unwrap()
             }),
             free_pages: 0,
+            stopped: false,
         };
         for block in 0..pages >> MAX_ORDER {
             buddy.maps[MAX_ORDER].insert(block);
@@ -95,6 +98,9 @@ impl Buddy {
     }
 
     fn alloc(&mut self, order: usize) -> Option<usize> {
+        if self.stopped {
+            return None;
+        }
         let from = (order..ORDERS).find(|&o| self.maps[o].free > 0)?;
         let mut block = self.maps[from].take_first()?;
         for o in (order..from).rev() {
@@ -143,6 +149,22 @@ impl Vram {
     /// Pages that are free.
     pub(crate) fn free_pages(&self) -> usize {
         self.buddy.lock().free_pages
+    }
+
+    /// Pages that are in use.
+    pub(crate) fn used_pages(&self) -> usize {
+        self.pages - self.free_pages()
+    }
+
+    /// Whether a page can be allocated at the moment.
+    pub(crate) fn has_room(&self) -> bool {
+        let buddy = self.buddy.lock();
+        !buddy.stopped && buddy.free_pages > 0
+    }
+
+    /// Lets nothing be allocated any more, so that pages in use only become fewer.
+    pub(crate) fn stop(&self) {
+        self.buddy.lock().stopped = true;
     }
 
     /// Allocates a block of `1 << order` pages; returns the offset of its first page.
@@ -204,6 +226,18 @@ mod tests {
         assert_eq!(buddy.free_pages, 2 << MAX_ORDER);
         assert!(buddy.alloc(MAX_ORDER).is_some());
         assert!(buddy.alloc(MAX_ORDER).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn once_stopped_it_only_takes_back() -> Result {
+        let mut buddy = Buddy::new(1 << MAX_ORDER)?;
+        let page = buddy.alloc(0).ok_or(ENOMEM)?;
+        buddy.stopped = true;
+        assert_eq!(buddy.alloc(0), None);
+        buddy.free(page, 0);
+        assert_eq!(buddy.free_pages, 1 << MAX_ORDER);
+        assert_eq!(buddy.alloc(0), None);
         Ok(())
     }
 

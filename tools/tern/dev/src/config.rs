@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure, Context, Result};
+use tern_guest::paths::shown;
 
 use crate::kernel::Kernel;
 use crate::places::Places;
@@ -23,10 +24,10 @@ impl Config {
         for name in kernel.fragments() {
             let path = places.env(name);
             let text = fs::read_to_string(&path)
-                .with_context(|| format!("{} cannot be read", path.display()))?;
+                .with_context(|| format!("{} cannot be read", shown(&path)))?;
             config
                 .merge(&text)
-                .with_context(|| format!("{} is wrong", path.display()))?;
+                .with_context(|| format!("{} is wrong", shown(&path)))?;
         }
         Ok(config)
     }
@@ -60,7 +61,7 @@ impl Config {
     /// Writes the fragment for `KCONFIG_ALLCONFIG`.
     pub fn write(&self, path: &Path) -> Result<PathBuf> {
         fs::write(path, self.text())
-            .with_context(|| format!("{} cannot be written", path.display()))?;
+            .with_context(|| format!("{} cannot be written", shown(path)))?;
         Ok(path.to_owned())
     }
 

@@ -3,66 +3,50 @@
 //! What runs in the virtual machine.
 
 use std::ffi::OsString;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
+use tern_guest::options::Options;
 
 use crate::kernel::{self, Built, Kernel};
 use crate::places::Places;
 use crate::selftests;
-use crate::tool::{hand_over, own};
+use crate::tool::{cannot_run, hand_over, own, step};
 
-/// The search path of commands in the guest, after the tools of the workspace.
-const PATH: &str =
-    "/usr/lib/llvm-19/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// The virtual machine, as far as people want another than the usual one;
-/// `tern-guest run --help` says what each option takes.
+/// The virtual machine, as far as people want another than the usual one.
 #[derive(Clone, Debug, Args)]
 pub struct Machine {
-    /// How instructions are executed: auto, tcg or kvm
-    #[arg(long, env = "ACCEL")]
-    accel: Option<String>,
-    /// Time limit for the command in seconds
-    #[arg(long, env = "TIMEOUT")]
-    timeout: Option<String>,
-    /// RAM, as 3G
-    #[arg(long, env = "MEMORY")]
-    memory: Option<String>,
-    /// Number of processors
-    #[arg(long, env = "CPUS")]
-    cpus: Option<String>,
-    /// Memory of each virtual GPU, as 512M
-    #[arg(long, env = "VRAM")]
-    vram: Option<String>,
-    /// Number of virtual GPUs
-    #[arg(long, env = "GPUS")]
-    gpus: Option<String>,
+    #[command(flatten)]
+    options: Options,
+    /// Start stopped and wait for gdb, at tcp:127.0.0.1:1234 or another address; lifts the time
+    /// limits
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true,
+          default_missing_value = "tcp:127.0.0.1:1234")]
+    gdb: Option<String>,
+    /// Further argument of the virtual GPU, as --vgpu-arg=--lanes=8; can be repeated
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    vgpu_arg: Vec<String>,
 }
 
 impl Machine {
-    /// Name of each option that was given, and its value.
-    fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let options = [
-            ("accel", &self.accel),
-            ("timeout", &self.timeout),
-            ("memory", &self.memory),
-            ("cpus", &self.cpus),
-            ("vram", &self.vram),
-            ("gpus", &self.gpus),
-        ];
-        options
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value.as_deref()?)))
-    }
-
     /// Adds the options for `tern-guest`.
     fn add_to(&self, command: &mut Command) {
-        for (name, value) in self.given() {
-            command.arg(format!("--{name}")).arg(value);
-        }
+        self.options.add_to(command);
+        let gdb = self.gdb.iter().map(|address| format!("--gdb={address}"));
+        let vgpu = self.vgpu_arg.iter().map(|arg| format!("--vgpu-arg={arg}"));
+        command.args(gdb.chain(vgpu));
     }
+}
+
+/// The guest's `PATH`: the tools of the workspace, then what this program was given, since the
+/// guest runs on the same root.
+fn search_path(places: &Places) -> OsString {
+    let mut path = OsString::from("PATH=");
+    path.push(&places.tools);
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    path
 }
 
 /// `tern-guest` with the kernel, the machine and the caller's directory.
@@ -79,7 +63,7 @@ fn guest(places: &Places, built: &Built, machine: &Machine, how: &str) -> Comman
         .arg("--log")
         .arg(places.build.join("guest.log"))
         .arg("--env")
-        .arg(format!("PATH={}:{PATH}", places.tools.display()));
+        .arg(search_path(places));
     machine.add_to(&mut command);
     command
 }
@@ -91,7 +75,7 @@ pub fn command(
     machine: &Machine,
     words: &[String],
 ) -> Result<ExitCode> {
-    let built = kernel::build(places, kernel)?;
+    let (built, _in_use) = kernel::ready(places, kernel)?;
     let mut command = guest(places, &built, machine, "run");
     command.arg("--");
     match words {
@@ -103,7 +87,7 @@ pub fn command(
 
 /// A shell.
 pub fn shell(places: &Places, kernel: Kernel, machine: &Machine) -> Result<ExitCode> {
-    let built = kernel::build(places, kernel)?;
+    let (built, _in_use) = kernel::ready(places, kernel)?;
     hand_over(guest(places, &built, machine, "shell"))
 }
 
@@ -114,7 +98,7 @@ pub fn run(
     machine: &Machine,
     args: &[String],
 ) -> Result<ExitCode> {
-    let built = kernel::build(places, kernel)?;
+    let (built, _in_use) = kernel::ready(places, kernel)?;
     let mut command = guest(places, &built, machine, "run");
     command
         .args(["--", "tern-run"])
@@ -130,7 +114,7 @@ pub fn bench(
     machine: &Machine,
     args: &[String],
 ) -> Result<ExitCode> {
-    let built = kernel::build(places, kernel)?;
+    let (built, _in_use) = kernel::ready(places, kernel)?;
     let mut command = guest(places, &built, machine, "run");
     command
         .args(["--", "/bin/sh", "-c"])
@@ -153,12 +137,35 @@ fn words_of(built: &Built, args: &[String]) -> Vec<OsString> {
 pub fn test(
     places: &Places,
     kernel: Kernel,
-    machine: &Machine,
+    options: &Options,
     only: Option<&str>,
     args: &[String],
 ) -> Result<ExitCode> {
-    let (built, selftests) = selftests::build(places, kernel)?;
-    let mut command = own(places, "tern-test");
+    let tester = || {
+        let mut command = own(places, "tern-test");
+        options.add_to(&mut command);
+        command.args(only.map(|only| format!("--only={only}")));
+        command.args(args);
+        command
+    };
+    // What is wrong with the arguments shows before a kernel is built for them.
+    if args
+        .iter()
+        .any(|arg| matches!(arg.as_str(), "--list" | "--help" | "--version"))
+    {
+        return hand_over(tester());
+    }
+    let mut check = tester();
+    let status = step(&mut check)
+        .arg("--list")
+        .stdout(Stdio::null())
+        .status();
+    if !status.with_context(|| cannot_run(&check))?.success() {
+        return Ok(ExitCode::from(2));
+    }
+
+    let (built, selftests, _in_use) = selftests::ready(places, kernel)?;
+    let mut command = tester();
     command
         .env("TERN_KERNEL", &built.image)
         .env("TERN_MODULES", &built.modules)
@@ -166,12 +173,8 @@ pub fn test(
         .arg(&places.top)
         .arg("--set")
         .arg(format!("tests={}", selftests.display()));
-    if let Some(accel) = &machine.accel {
-        command.env("TERN_ACCEL", accel);
+    if kernel == Kernel::Base {
+        command.arg("--no-series");
     }
-    if let Some(only) = only {
-        command.args(["--only", only]);
-    }
-    command.args(args);
     hand_over(command)
 }

@@ -9,8 +9,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use tern_guest::paths::shown;
 
 use crate::config::Config;
+use crate::lock::Lock;
 use crate::places::Places;
 use crate::series;
 use crate::stamp::{self, Stamp};
@@ -68,9 +70,34 @@ pub struct Built {
     pub state: Vec<u8>,
 }
 
-/// Builds what is not there yet.
-pub fn build(places: &Places, kernel: Kernel) -> Result<Built> {
+impl Built {
+    /// Lets no run rebuild what guests boot from, its selftests included, until
+    /// the value is gone and the programs started meanwhile have ended.
+    pub fn in_use(&self) -> Result<Lock> {
+        Lock::shared(&self.lock_file(), "another run rebuilds this kernel")
+    }
+
+    /// Waits until no guest runs that was booted from it.
+    pub fn unused(&self) -> Result<Lock> {
+        let what = "a guest runs on this kernel, which is to be rebuilt; end it to go on";
+        Lock::exclusive(&self.lock_file(), what)
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.objects.with_extension("lock")
+    }
+}
+
+/// Builds what is not there yet, and keeps it as it is: for who boots it.
+pub fn ready(places: &Places, kernel: Kernel) -> Result<(Built, Lock)> {
     let _lock = places.lock()?;
+    let built = build(places, kernel)?;
+    let in_use = built.in_use()?;
+    Ok((built, in_use))
+}
+
+/// Builds what is not there yet; the caller holds the lock of [`Places`].
+pub fn build(places: &Places, kernel: Kernel) -> Result<Built> {
     let tree = series::tree_of(places, kernel)?;
     let config = Config::of(places, kernel)?;
     let objects = places.build.join("kernel").join(kernel.name());
@@ -86,6 +113,7 @@ pub fn build(places: &Places, kernel: Kernel) -> Result<Built> {
     if stamp.holds() && built.image.is_file() {
         return Ok(built);
     }
+    let _unused = built.unused()?;
     stamp.clear()?;
     make(places, &built, &config)?;
     stamp.set()?;
@@ -101,7 +129,7 @@ fn state(tree: &Path, config: &Config) -> Result<Vec<u8>> {
 
 fn make(places: &Places, built: &Built, config: &Config) -> Result<()> {
     fs::create_dir_all(&built.objects)
-        .with_context(|| format!("{} cannot be made", built.objects.display()))?;
+        .with_context(|| format!("{} cannot be made", shown(&built.objects)))?;
     let name = built.kernel.name();
     let log = places.build.join("kernel").join(format!("{name}.log"));
     let mut step = Step::start(format!("kernel {name}"), log)?;
@@ -146,13 +174,13 @@ fn configure(built: &Built, config: &Config, step: &mut Step) -> Result<()> {
     )?;
     let got = built.objects.join(".config");
     let text =
-        fs::read_to_string(&got).with_context(|| format!("{} cannot be read", got.display()))?;
+        fs::read_to_string(&got).with_context(|| format!("{} cannot be read", shown(&got)))?;
     config.verify(&text)
 }
 
 fn remove_tree(dir: &Path) -> Result<()> {
     if dir.exists() {
-        fs::remove_dir_all(dir).with_context(|| format!("{} cannot be removed", dir.display()))?;
+        fs::remove_dir_all(dir).with_context(|| format!("{} cannot be removed", shown(dir)))?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 mod config;
 mod guest;
 mod kernel;
+mod lock;
 mod places;
 mod selftests;
 mod series;
@@ -16,10 +17,12 @@ mod stamp;
 mod step;
 mod tool;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use tern_guest::options::Options;
 
 use crate::guest::Machine;
 use crate::kernel::Kernel;
@@ -34,7 +37,7 @@ struct Cli {
     kernel: Option<Kernel>,
     /// Jobs of a build [default: one for each processor]
     #[arg(long, global = true, env = "JOBS", value_name = "N")]
-    jobs: Option<usize>,
+    jobs: Option<NonZeroUsize>,
     #[command(subcommand)]
     command: Command,
 }
@@ -52,9 +55,12 @@ enum Command {
         args: Vec<String>,
     },
     /// Runs the tests; the last line is the total
+    ///
+    /// The options of the machine are for the suites that run in a guest, except where a suite
+    /// needs it otherwise; the time limit holds for each of them.
     Test {
         #[command(flatten)]
-        machine: Machine,
+        options: Options,
         /// On the debug kernel: KASAN, lockdep, fault injection
         #[arg(long)]
         debug: bool,
@@ -122,18 +128,18 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let kernel = cli.kernel.unwrap_or(Kernel::Tern);
     match cli.command {
         Command::Build => {
-            selftests::build(places, kernel)?;
+            selftests::ready(places, kernel)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Run { machine, args } => guest::run(places, kernel, &machine, &args),
         Command::Test {
-            machine,
+            options,
             debug,
             only,
             args,
         } => {
             let kernel = if debug { Kernel::Debug } else { kernel };
-            guest::test(places, kernel, &machine, only.as_deref(), &args)
+            guest::test(places, kernel, &options, only.as_deref(), &args)
         }
         Command::Shell { machine } => guest::shell(places, kernel, &machine),
         Command::Guest { machine, command } => guest::command(places, kernel, &machine, &command),
@@ -146,5 +152,16 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Series => series::export(places),
         Command::Apply { kdir } => series::apply(places, &kdir),
         Command::BisectCheck => series::bisect_check(places),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_options_fit_together() {
+        Cli::command().debug_assert();
     }
 }

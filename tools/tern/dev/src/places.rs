@@ -2,11 +2,13 @@
 
 //! Where everything is, as `enter.sh` says in the environment.
 
-use std::fs::{self, File};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
-use rustix::fs::{flock, FlockOperation};
+
+use crate::lock::Lock;
 
 /// Directories that all steps share.
 #[derive(Clone, Debug)]
@@ -20,17 +22,17 @@ pub struct Places {
     /// Programs of the workspace, this one among them.
     pub tools: PathBuf,
     /// Parallel jobs of a build.
-    pub jobs: usize,
+    pub jobs: NonZeroUsize,
 }
 
 impl Places {
     /// Reads the environment; `jobs` goes before the number of processors.
-    pub fn from_env(jobs: Option<usize>) -> Result<Self> {
+    pub fn from_env(jobs: Option<NonZeroUsize>) -> Result<Self> {
         let top = variable("TERN_TOP")?;
         let program = std::env::current_exe().context("this program's path is unknown")?;
         let jobs = match jobs {
-            Some(jobs) => jobs.max(1),
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+            Some(jobs) => jobs,
+            None => available_parallelism().unwrap_or(NonZeroUsize::MIN),
         };
         Ok(Self {
             build: top.join("build"),
@@ -41,19 +43,10 @@ impl Places {
         })
     }
 
-    /// Waits until no other run builds here; the lock lasts as long as the value.
-    pub fn lock(&self) -> Result<File> {
-        fs::create_dir_all(&self.build)
-            .with_context(|| format!("{} cannot be made", self.build.display()))?;
-        let path = self.build.join("lock");
-        let file =
-            File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            eprintln!("tern: another run builds here: waiting for it");
-            flock(&file, FlockOperation::LockExclusive)
-                .with_context(|| format!("{} cannot be locked", path.display()))?;
-        }
-        Ok(file)
+    /// Waits until no other run builds here; the lock lasts as long as the
+    /// value, and the programs that build.
+    pub fn lock(&self) -> Result<Lock> {
+        Lock::exclusive(&self.build.join("lock"), "another run builds here")
     }
 
     /// A file of the preparation: pins and kernel configuration.

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use tern_guest::paths::shown;
 
 use crate::kernel::{self, kbuild, Built, Kernel};
+use crate::lock::Lock;
 use crate::places::Places;
 use crate::stamp::Stamp;
 use crate::step::Step;
@@ -37,19 +39,22 @@ const TESTS: &[Tests] = &[
     },
 ];
 
-/// Builds what is not there yet; gives the kernel and the directory of the tests.
-pub fn build(places: &Places, kernel: Kernel) -> Result<(Built, PathBuf)> {
-    let built = kernel::build(places, kernel)?;
+/// Builds what is not there yet, and keeps it as it is as long as the lock is
+/// held; gives the kernel and the directory of the tests.
+pub fn ready(places: &Places, kernel: Kernel) -> Result<(Built, PathBuf, Lock)> {
     let _lock = places.lock()?;
+    let built = kernel::build(places, kernel)?;
     let output = places.build.join("selftests").join(kernel.name());
-    fs::create_dir_all(&output).with_context(|| format!("{} cannot be made", output.display()))?;
+    fs::create_dir_all(&output).with_context(|| format!("{} cannot be made", shown(&output)))?;
     let stamp = Stamp::new(output.join("tern.stamp"), built.state.clone());
     if !stamp.holds() {
+        let _unused = built.unused()?;
         stamp.clear()?;
         make(places, &built, &output)?;
         stamp.set()?;
     }
-    Ok((built, output))
+    let in_use = built.in_use()?;
+    Ok((built, output, in_use))
 }
 
 fn make(places: &Places, built: &Built, output: &Path) -> Result<()> {
@@ -67,7 +72,7 @@ fn make(places: &Places, built: &Built, output: &Path) -> Result<()> {
                 None => output.to_owned(),
             };
             fs::create_dir_all(&output)
-                .with_context(|| format!("{} cannot be made", output.display()))?;
+                .with_context(|| format!("{} cannot be made", shown(&output)))?;
             let programs = tests.programs.iter().map(|name| output.join(name));
             step.run(make_in(places, built, &source, &output).args(programs))?;
         }

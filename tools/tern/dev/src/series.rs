@@ -2,15 +2,16 @@
 
 //! What `tern-series` does, with the places it needs.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{ensure, Context, Result};
 
 use crate::config::Config;
 use crate::kernel::Kernel;
 use crate::places::Places;
-use crate::tool::{hand_over, own};
+use crate::tool::{cannot_run, hand_over, own, step};
 
 fn program(places: &Places) -> Command {
     let mut command = own(places, "tern-series");
@@ -30,26 +31,37 @@ pub fn tree_of(places: &Places, kernel: Kernel) -> Result<PathBuf> {
         command.args(["--upto", "0"]);
     }
     if tree.is_dir() {
-        quietly(command)?;
+        quietly(&mut command)?;
     } else {
-        let status = command.status().context("tern-series cannot be run")?;
-        ensure!(status.success(), "the kernel tree could not be made");
+        let status = step(&mut command).status();
+        let made = status.with_context(|| cannot_run(&command))?.success();
+        ensure!(made, "the kernel tree could not be made");
     }
     Ok(tree)
 }
 
-/// Runs a program that has nothing to say unless something is out of the ordinary.
-fn quietly(mut command: Command) -> Result<()> {
-    let done = command.output().context("tern-series cannot be run")?;
-    let said = String::from_utf8_lossy(&done.stderr);
+/// Runs a program of whose messages only those are passed on that are out of
+/// the ordinary.
+fn quietly(command: &mut Command) -> Result<()> {
     let usual = ["is up to date", "commits on top of the kernel"];
-    for line in said.lines() {
+    let mut child = step(command)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| cannot_run(command))?;
+    for line in child
+        .stderr
+        .take()
+        .into_iter()
+        .flat_map(|pipe| BufReader::new(pipe).lines())
+    {
+        let line = line?;
         if !usual.iter().any(|end| line.ends_with(end)) {
             eprintln!("{line}");
         }
     }
     ensure!(
-        done.status.success(),
+        child.wait()?.success(),
         "the kernel tree could not be brought up to date"
     );
     Ok(())

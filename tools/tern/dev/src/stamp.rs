@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
+use tern_guest::paths::shown;
 
 /// What a build was made from.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ impl Stamp {
     pub fn clear(&self) -> Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("{} cannot be removed", self.path.display()))
+                Err(error).with_context(|| format!("{} cannot be removed", shown(&self.path)))
             }
             _ => Ok(()),
         }
@@ -42,7 +43,7 @@ impl Stamp {
     /// The build has succeeded.
     pub fn set(&self) -> Result<()> {
         fs::write(&self.path, &self.state)
-            .with_context(|| format!("{} cannot be written", self.path.display()))
+            .with_context(|| format!("{} cannot be written", shown(&self.path)))
     }
 }
 
@@ -90,7 +91,7 @@ fn git(dir: &Path, args: &[&str]) -> Result<Vec<u8>> {
         done.status.success(),
         "git {} in {} failed: {}",
         args.join(" "),
-        dir.display(),
+        shown(dir),
         String::from_utf8_lossy(&done.stderr).trim_end()
     );
     Ok(done.stdout)

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use tern_guest::paths::shown;
+
+use crate::tool::{cannot_run, step};
 
 /// How often a log, which is no terminal, gets a line.
 const LOG_EVERY: Duration = Duration::from_secs(20);
@@ -40,14 +43,14 @@ impl Step {
     pub fn start(what: impl Into<String>, path: PathBuf) -> Result<Self> {
         let what = what.into();
         if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+            fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", shown(dir)))?;
         }
         let log =
-            File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+            File::create(&path).with_context(|| format!("{} cannot be written", shown(&path)))?;
         let view = if std::io::stderr().is_terminal() {
             View::Terminal(bar(&what))
         } else {
-            eprintln!("tern: {what} (log: {})", path.display());
+            eprintln!("tern: {what} (log: {})", shown(&path));
             View::Lines(Instant::now())
         };
         Ok(Self {
@@ -64,12 +67,12 @@ impl Step {
     /// if the command does.
     pub fn run(&mut self, command: &mut Command) -> Result<()> {
         let name = command.get_program().to_string_lossy().into_owned();
-        let mut child = command
+        let mut child = step(command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(self.log.try_clone()?)
             .spawn()
-            .with_context(|| format!("{name} cannot be run"))?;
+            .with_context(|| cannot_run(command))?;
         if let Some(output) = child.stdout.take() {
             for line in BufReader::new(output).split(b'\n') {
                 self.line(&line?)?;
@@ -81,7 +84,7 @@ impl Step {
             bail!(
                 "{}: {name} failed; all it said is in {}",
                 self.what,
-                self.path.display()
+                shown(&self.path)
             );
         }
         Ok(())

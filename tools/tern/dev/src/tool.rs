@@ -2,10 +2,12 @@
 
 //! Programs that this one calls.
 
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitCode, ExitStatus};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use tern_guest::process::end_with_this;
 
 use crate::places::Places;
 
@@ -14,20 +16,20 @@ pub fn own(places: &Places, name: &str) -> Command {
     Command::new(places.tools.join(name))
 }
 
-/// Runs a program on this one's own input and output; its status is the result.
+/// Lets `command` go on in place of this program: signals reach it directly,
+/// and its status is the result. Locks that are held stay held as long as it
+/// runs.
 pub fn hand_over(mut command: Command) -> Result<ExitCode> {
-    let status = command
-        .status()
-        .with_context(|| format!("{} cannot be run", command.get_program().to_string_lossy()))?;
-    Ok(code(status))
+    let error = command.exec();
+    Err(error).with_context(|| cannot_run(&command))
 }
 
-/// The status as a shell would say it.
-fn code(status: ExitStatus) -> ExitCode {
-    let code = match (status.code(), status.signal()) {
-        (Some(code), _) => code,
-        (None, Some(signal)) => 128 + signal,
-        (None, None) => 1,
-    };
-    u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
+/// Has a program that this one waits for end when this one is killed.
+pub fn step(command: &mut Command) -> &mut Command {
+    end_with_this(command, Signal::SIGTERM)
+}
+
+/// What to say about a program that does not start.
+pub fn cannot_run(command: &Command) -> String {
+    format!("{} cannot be run", command.get_program().to_string_lossy())
 }

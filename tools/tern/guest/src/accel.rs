@@ -19,15 +19,34 @@ use crate::qemu::{Accel, Machine, Qemu};
 /// How long the probe may take to boot.
 const PROBE_LIMIT: Duration = Duration::from_secs(8);
 
-/// Chooses between KVM and TCG for `machine`. The result of a probe is kept
-/// in `cache` for as long as this machine is up.
-///
-/// Returns the choice and its reason, a part of a sentence.
+/// Why TCG or KVM was chosen, a part of a sentence.
+type Reason = &'static str;
+
+const WORKS: Reason = "a probe has booted with it";
+const FAILS: Reason = "a probe with KVM did not boot in time";
+
+/// Chooses between KVM and TCG for `machine`. What was found is kept in `cache`
+/// for as long as this machine is up, and said when it is news.
 ///
 /// # Errors
 ///
 /// Fails when QEMU cannot be started for the probe.
-pub fn choose(machine: &Machine, cache: &Path) -> Result<(Accel, &'static str)> {
+pub fn choose(machine: &Machine, cache: &Path) -> Result<Accel> {
+    let note = note_file(cache);
+    let known = note.as_ref().and_then(|path| fs::read_to_string(path).ok());
+    let (accel, reason) = decide(machine, known.as_deref())?;
+    if known.as_deref() != Some(reason) {
+        let name = if accel == Accel::Kvm { "KVM" } else { "TCG" };
+        eprintln!("tern-guest: {name} it is: {reason}");
+        if let Some(path) = &note {
+            // Without a cache the next start finds out again.
+            let _ = fs::write(path, reason);
+        }
+    }
+    Ok(accel)
+}
+
+fn decide(machine: &Machine, known: Option<&str>) -> Result<(Accel, Reason)> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     if !offers_virtualisation(&cpuinfo) {
         return Ok((Accel::Tcg, "the processor offers neither vmx nor svm"));
@@ -36,24 +55,15 @@ pub fn choose(machine: &Machine, cache: &Path) -> Result<(Accel, &'static str)> 
     if kvm.is_err() {
         return Ok((Accel::Tcg, "/dev/kvm cannot be opened"));
     }
-    let note = note_file(cache);
-    let known = note.as_ref().and_then(|path| fs::read_to_string(path).ok());
-    let works = match known.as_deref() {
-        Some("works") => true,
-        Some("fails") => false,
-        _ => {
-            let works = probe(machine)?;
-            if let Some(path) = &note {
-                // Without a cache the next start probes again.
-                let _ = fs::write(path, if works { "works" } else { "fails" });
-            }
-            works
-        }
+    let works = match known {
+        Some(WORKS) => true,
+        Some(FAILS) => false,
+        _ => probe(machine)?,
     };
     Ok(if works {
-        (Accel::Kvm, "a probe has booted with it")
+        (Accel::Kvm, WORKS)
     } else {
-        (Accel::Tcg, "a probe with KVM did not boot in time")
+        (Accel::Tcg, FAILS)
     })
 }
 

@@ -22,7 +22,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{bail, Context, Result};
 use nix::errno::Errno;
-use nix::mount::{mount, umount, MsFlags};
+use nix::mount::{mount, umount, umount2, MntFlags, MsFlags};
 use nix::pty::{openpty, Winsize};
 use nix::sys::reboot::{reboot, RebootMode};
 use nix::sys::signal::{kill, Signal};
@@ -495,8 +495,12 @@ fn kill_everything() {
 
 fn power_off(start: &Start) -> Result<Infallible> {
     nix::unistd::sync();
-    if let Some(target) = &start.share {
-        umount(target.as_str()).with_context(|| format!("cannot unmount {target}"))?;
+    if let Some(target) = start.share.as_deref() {
+        // Busy when the command has mounted something below it, for example.
+        // What was written has reached the host already.
+        if umount(target).is_err() {
+            let _ = umount2(target, MntFlags::MNT_DETACH);
+        }
     }
     reboot(RebootMode::RB_POWER_OFF).context("cannot power off")
 }

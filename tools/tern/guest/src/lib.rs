@@ -10,6 +10,9 @@
 pub mod accel;
 pub mod init;
 pub mod libtest;
+pub mod options;
+pub mod paths;
+pub mod process;
 pub mod proto;
 pub mod qemu;
 pub mod run;

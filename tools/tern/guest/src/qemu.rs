@@ -7,20 +7,19 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{killpg, Signal};
 use nix::sys::stat::Mode;
-use nix::unistd::{mkfifo, Pid};
+use nix::unistd::mkfifo;
 use serde_json::{json, Value};
 
 use crate::init::P9_OPTIONS;
+use crate::options::Size;
+use crate::process::Process;
 use crate::proto::{PORT_NAME, ROOT_TAG, SHARE_TAG};
 
 /// How the guest's instructions are executed.
@@ -49,8 +48,8 @@ pub struct Machine {
     pub share: Option<PathBuf>,
     /// How instructions are executed.
     pub accel: Accel,
-    /// RAM, as QEMU writes sizes: `3G`.
-    pub memory: String,
+    /// RAM.
+    pub memory: Size,
     /// Number of processors.
     pub cpus: u32,
     /// Sockets of the attached virtual GPUs.
@@ -106,7 +105,7 @@ impl Machine {
         }
         args.option("-smp", self.cpus.to_string());
         // The devices reach the guest's RAM through a shared file only.
-        args.option("-m", &self.memory).option(
+        args.option("-m", self.memory.to_string()).option(
             "-object",
             format!("memory-backend-memfd,id=ram,size={},share=on", self.memory),
         );
@@ -217,71 +216,6 @@ fn value(path: &Path) -> Result<String> {
     Ok(utf8(path)?.replace(',', ",,"))
 }
 
-/// A process that does not outlive this one, nor the value.
-#[derive(Debug)]
-pub struct Process(Child);
-
-impl Process {
-    /// Starts `command` in a process group of its own, so that Ctrl-C at the
-    /// terminal reaches this program alone, which then ends the others.
-    ///
-    /// Has to be called from a thread that lives as long as the process is
-    /// needed: the kernel ties it to the thread.
-    ///
-    /// # Errors
-    ///
-    /// Fails when the program cannot be started.
-    pub fn spawn(command: &mut Command) -> Result<Self> {
-        // SAFETY: between fork and exec only `prctl` is called, which is
-        // async-signal-safe; nothing is allocated.
-        unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
-        let child = command.process_group(0).spawn().with_context(|| {
-            let program = command.get_program();
-            format!("cannot start {}", program.to_string_lossy())
-        })?;
-        Ok(Self(child))
-    }
-
-    /// Process number.
-    pub fn id(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// How it ended, when it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.0.try_wait().ok().flatten()
-    }
-
-    /// Waits until it has ended.
-    ///
-    /// # Errors
-    ///
-    /// Fails when the kernel does not tell.
-    pub fn wait(&mut self) -> Result<ExitStatus> {
-        self.0.wait().context("cannot wait for a process")
-    }
-
-    /// Ends what it has started in its process group, and itself.
-    pub fn kill_group(&mut self) {
-        // The group exists for as long as somebody is in it; ESRCH says that
-        // nobody is.
-        let _ = killpg(Pid::from_raw(self.0.id() as i32), Signal::SIGKILL);
-    }
-
-    /// Ends it at once.
-    pub fn kill(&mut self) {
-        // Fails when it has ended, which is what is wanted.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 /// A running QEMU and the host's ends of its channels.
 #[derive(Debug)]
 pub struct Qemu {
@@ -334,20 +268,17 @@ impl Qemu {
         })
     }
 
-    /// Makes the kernel print stacks: of blocked tasks, of all processors, and
-    /// of all tasks, by the SysRq keys `w`, `l` and `t` behind a serial break.
-    /// Needs `CONFIG_MAGIC_SYSRQ_SERIAL` in the guest.
+    /// Types a SysRq key: behind a serial break. Needs
+    /// `CONFIG_MAGIC_SYSRQ_SERIAL` in the guest. The next key has to wait until
+    /// this one was obeyed, for breaks overtake keys.
     ///
     /// # Errors
     ///
     /// Fails when QEMU does not answer.
-    pub fn request_stacks(&mut self) -> Result<()> {
-        let mut monitor = Monitor::connect(&self.monitor)?;
-        for key in b"wlt" {
-            monitor.execute("chardev-send-break", &json!({ "id": "console" }))?;
-            self.keys.write_all(&[*key])?;
-        }
-        Ok(())
+    pub fn sysrq(&mut self, key: u8) -> Result<()> {
+        Monitor::connect(&self.monitor)?
+            .execute("chardev-send-break", &json!({ "id": "console" }))?;
+        Ok(self.keys.write_all(&[key])?)
     }
 
     /// Interrupts a guest that does not even listen to its console; init has
@@ -413,7 +344,7 @@ mod tests {
             init: "/cache/tern-init".into(),
             share: Some("/a,b".into()),
             accel: Accel::Tcg,
-            memory: "3G".into(),
+            memory: Size::mib(3072),
             cpus: 2,
             gpus: vec!["/run/gpu0.sock".into()],
             append: vec!["a=1".into(), "b".into()],
@@ -443,7 +374,7 @@ mod tests {
     #[test]
     fn ram_is_shared_with_the_devices() {
         let line = arguments(&machine());
-        assert!(line.contains("memory-backend-memfd,id=ram,size=3G,share=on"));
+        assert!(line.contains("-m 3072M -object memory-backend-memfd,id=ram,size=3072M,share=on"));
         assert!(line.contains(r#""driver":"vfio-user-pci""#));
         assert!(line.contains(r#""path":"/run/gpu0.sock""#));
     }

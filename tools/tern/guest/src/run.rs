@@ -11,10 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, Context, Result};
+use anyhow::{anyhow, bail, Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
+use crate::paths::shown;
 use crate::proto::{Frame, Outcome, Start, CHUNK};
 use crate::qemu::{Machine, Qemu};
 use crate::splat::{self, Splat};
@@ -44,6 +47,12 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long stacks may take to be printed.
 const STACKS_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long the kernel may take to obey a SysRq key.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often the log is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
 /// Lines of the log that are shown of a guest that died.
 const TAIL: usize = 30;
 
@@ -59,7 +68,8 @@ pub struct Job {
     pub gpus: vgpu::Config,
     /// What runs in the guest.
     pub start: Start,
-    /// File for the kernel's console.
+    /// File for the kernel's console; another run that writes it makes this one
+    /// take `guest.2.log` in place of `guest.log`, and so on.
     pub log: PathBuf,
     /// Limit from power on until init is ready.
     pub boot_limit: Option<Duration>,
@@ -67,6 +77,8 @@ pub struct Job {
     pub limit: Option<Duration>,
     /// Whether the kernel's complaints change nothing in the exit status.
     pub allow_splat: bool,
+    /// Lines of the kernel's log with one of these texts are no complaints.
+    pub allow: Vec<String>,
 }
 
 /// How it went, as far as the channels of the guest tell.
@@ -99,7 +111,11 @@ pub fn run(job: &Job) -> Result<u8> {
         .prefix("tern-guest-")
         .tempdir()
         .context("cannot make a directory for the sockets")?;
-    create_log(&job.log)?;
+    let log = Log::claim(&job.log)?;
+    let job = &Job {
+        log: log.path.clone(),
+        ..job.clone()
+    };
     let mut gpus = start_gpus(job, directory.path())?;
     let mut machine = job.machine.clone();
     machine.gpus = gpus.iter().map(|gpu| gpu.socket.clone()).collect();
@@ -119,20 +135,55 @@ pub fn run(job: &Job) -> Result<u8> {
 
     let mut report = Report::new(job);
     report.end(&end, &read_lossy(&job.log), &messages);
-    report.splats(&splat::find(&kernel_log));
+    report.splats(&splat::find(&kernel_log, &job.allow));
     for gpu in &mut gpus {
         report.gpu(gpu);
     }
     Ok(report.status)
 }
 
-fn create_log(path: &Path) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)
-            .with_context(|| format!("cannot make the directory {}", parent.display()))?;
+/// The log of one run, which no other run writes as long as this value lives.
+struct Log {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Log {
+    /// Takes the first of `guest.log`, `guest.2.log`, ... that is free, and
+    /// empties it.
+    fn claim(wanted: &Path) -> Result<Self> {
+        /// More guests than a machine runs at once.
+        const MOST: u32 = 1000;
+        if let Some(parent) = wanted.parent() {
+            fs::create_dir_all(parent)
+                .with_context(|| format!("cannot make the directory {}", shown(parent)))?;
+        }
+        for number in 1..=MOST {
+            let path = match number {
+                1 => wanted.to_owned(),
+                _ => wanted.with_extension(format!("{number}.log")),
+            };
+            if let Some(log) = Self::try_claim(path)? {
+                return Ok(log);
+            }
+        }
+        bail!("{MOST} runs write logs like {}", shown(wanted))
     }
-    File::create(path).with_context(|| format!("cannot write the log {}", path.display()))?;
-    Ok(())
+
+    fn try_claim(path: PathBuf) -> Result<Option<Self>> {
+        let cannot = || format!("cannot write the log {}", shown(&path));
+        // Not emptied by opening: it may be another run's.
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false);
+        let file = options.open(&path).with_context(cannot)?;
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, error)) => return Err(error).with_context(cannot),
+        };
+        lock.set_len(0).with_context(cannot)?;
+        Ok(Some(Self { path, _lock: lock }))
+    }
 }
 
 fn read_lossy(path: &Path) -> String {
@@ -249,23 +300,40 @@ impl Session {
     }
 }
 
-/// Has the kernel print stacks into the log.
+/// Has the kernel print stacks into the log: of blocked tasks, of all
+/// processors, and of all tasks.
 fn take_stacks(qemu: &mut Qemu, log: &Path) {
-    say(format_args!("taking stacks of the guest, see its log"));
-    let before = length(log) as usize;
-    if let Err(error) = qemu.request_stacks() {
+    say(format_args!(
+        "taking stacks of the guest, see {}",
+        shown(log)
+    ));
+    let printed = b"wlt".iter().try_for_each(|key| {
+        let before = length(log);
+        qemu.sysrq(*key)?;
+        wait_for_answer(log, before)
+    });
+    // A kernel that does not even listen panics then, with a stack.
+    if let Err(error) = printed.or_else(|_| qemu.inject_nmi()) {
         say(format_args!("{error:#}"));
     }
     wait_until_quiet(log);
-    // A kernel without the keys may echo them, which is no answer.
-    let answer = fs::read(log).unwrap_or_default();
-    let answer = String::from_utf8_lossy(answer.get(before..).unwrap_or_default());
-    if !answer.contains("sysrq: ") {
-        if let Err(error) = qemu.inject_nmi() {
-            say(format_args!("{error:#}"));
+}
+
+/// Waits until the log says that a SysRq key was obeyed, and all it prints is
+/// there.
+fn wait_for_answer(log: &Path, before: u64) -> Result<()> {
+    let limit = Instant::now() + ANSWER_LIMIT;
+    while Instant::now() < limit {
+        let text = fs::read(log).unwrap_or_default();
+        let new = text.get(before as usize..).unwrap_or_default();
+        // A kernel without the keys may echo them, which is no answer.
+        if String::from_utf8_lossy(new).contains("sysrq: ") {
+            wait_until_quiet(log);
+            return Ok(());
         }
-        wait_until_quiet(log);
+        thread::sleep(POLL);
     }
+    bail!("the guest's kernel does not answer")
 }
 
 fn length(file: &Path) -> u64 {
@@ -391,13 +459,13 @@ impl<'a> Report<'a> {
             if !messages.trim().is_empty() {
                 say(format_args!("QEMU says:\n{}", messages.trim_end()));
             }
-            let log_path = self.job.log.display();
+            let log_path = shown(&self.job.log);
             say(format_args!("end of the log {log_path}:\n{}", tail(log)));
         }
     }
 
     fn splats(&mut self, splats: &[Splat]) {
-        let log = self.job.log.display();
+        let log = shown(&self.job.log);
         for splat in splats.iter().take(SHOWN_SPLATS) {
             let excerpt = splat.excerpt.join("\n  ");
             say(format_args!(
@@ -432,4 +500,25 @@ fn say(text: std::fmt::Arguments<'_>) {
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_at_once_have_logs_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let wanted = directory.path().join("new/guest.log");
+        let first = Log::claim(&wanted).unwrap();
+        fs::write(&first.path, "first").unwrap();
+        let second = Log::claim(&wanted).unwrap();
+        assert_eq!(first.path, wanted);
+        assert_eq!(second.path, directory.path().join("new/guest.2.log"));
+        assert_eq!(fs::read(&wanted).unwrap(), b"first");
+        drop(first);
+        let third = Log::claim(&wanted).unwrap();
+        assert_eq!(third.path, wanted);
+        assert_eq!(fs::read(&wanted).unwrap(), b"");
+    }
 }

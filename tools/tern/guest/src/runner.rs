@@ -12,12 +12,15 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::pipe;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::qemu::Process;
+use crate::options::Options;
+use crate::paths::shown;
+use crate::process::Process;
 use crate::suite::{misfit, Case, Format, Place, Suite, Totals, Verdict};
 use crate::{libtest, splat, tap};
 
@@ -28,13 +31,31 @@ const GUEST_EXTRA: Duration = Duration::from_secs(240);
 /// How long a suite's output may stay open after its program has ended.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
 
+/// How often a suite that has no new result shows that it is alive.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
+
+/// What suites run with.
+#[derive(Debug)]
+pub struct Plan {
+    /// The checkout; suites run there.
+    pub tern: PathBuf,
+    /// Directory for the logs.
+    pub logs: PathBuf,
+    /// The program `tern-guest`.
+    pub guest: PathBuf,
+    /// What goes into commands.
+    pub values: BTreeMap<String, String>,
+    /// What the user wants of guests in place of what the table says.
+    pub options: Options,
+    /// Whether the guest's kernel is without the series.
+    pub no_series: bool,
+}
+
 /// Runs suites.
 #[derive(Debug)]
 pub struct Runner {
-    tern: PathBuf,
-    logs: PathBuf,
-    guest: PathBuf,
-    values: BTreeMap<String, String>,
+    plan: Plan,
+    _lock: Flock<File>,
 }
 
 enum Event {
@@ -50,28 +71,26 @@ enum End {
 }
 
 impl Runner {
-    /// A runner for the checkout `tern`, which writes its logs into `logs` and
-    /// boots guests with the program `guest`. The `values` go into commands.
+    /// A runner, with the directory of the logs to itself.
     ///
     /// # Errors
     ///
-    /// Fails when the directory for the logs cannot be made.
-    pub fn new(
-        tern: PathBuf,
-        logs: PathBuf,
-        guest: PathBuf,
-        values: BTreeMap<String, String>,
-    ) -> Result<Self> {
-        fs::create_dir_all(&logs)
-            .with_context(|| format!("cannot make the directory {}", logs.display()))?;
+    /// Fails when that directory cannot be had.
+    pub fn new(mut plan: Plan) -> Result<Self> {
+        fs::create_dir_all(&plan.logs)
+            .with_context(|| format!("cannot make the directory {}", shown(&plan.logs)))?;
         // Suites run in another directory.
-        let logs = logs.canonicalize()?;
-        Ok(Self {
-            tern,
-            logs,
-            guest,
-            values,
-        })
+        plan.logs = plan.logs.canonicalize()?;
+        let lock = File::create(plan.logs.join("lock"))
+            .with_context(|| format!("cannot write to {}", shown(&plan.logs)))?;
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { plan, _lock: lock }),
+            Err(_) => bail!(
+                "another run of the tests writes its logs to {}; wait for it, or name \
+                 another directory with --logs",
+                shown(&plan.logs)
+            ),
+        }
     }
 
     /// Runs `suite`, prints its results and counts them in `totals`. Returns
@@ -83,10 +102,14 @@ impl Runner {
     /// failure that is counted, and not an error.
     pub fn run(&self, suite: &Suite, totals: &mut Totals) -> Result<bool> {
         let mut book = Book::new(suite, totals);
-        let log = self.logs.join(format!("{}.log", suite.name));
-        let mut log_file = File::create(&log)
-            .with_context(|| format!("cannot write the log {}", log.display()))?;
-        let kernel_log = self.logs.join(format!("{}.kernel.log", suite.name));
+        if self.plan.no_series && suite.gpus > 0 {
+            book.left_out("this kernel has no driver for the virtual GPU");
+            return Ok(true);
+        }
+        let log = self.plan.logs.join(format!("{}.log", suite.name));
+        let mut log_file =
+            File::create(&log).with_context(|| format!("cannot write the log {}", shown(&log)))?;
+        let kernel_log = self.plan.logs.join(format!("{}.kernel.log", suite.name));
         let started = self.start(suite, &kernel_log, &log_file);
         let (mut process, output) = match started {
             Ok(started) => started,
@@ -98,17 +121,21 @@ impl Runner {
         let mut parser = Parser::new(suite.format);
         let limit = self.limit(suite);
         let end = follow(&mut process, output, limit, |line| {
-            writeln!(log_file, "{line}")?;
-            if let Some(case) = parser.line(line) {
-                book.case(case, None);
+            if let Some(line) = line {
+                writeln!(log_file, "{line}")?;
+                if let Some(case) = parser.line(line) {
+                    book.case(case, None);
+                }
             }
+            book.sign_of_life(line);
             Ok(())
         })?;
         process.kill_group();
         match end {
             End::Interrupted => return Ok(false),
             End::TimedOut => {
-                book.problem(&format!("it took longer than {} s", suite.timeout));
+                let seconds = limit.unwrap_or_default().as_secs();
+                book.problem(&format!("it took longer than {seconds} s"));
             }
             End::Exited(status) => {
                 if suite.format == Format::KernelLog {
@@ -121,24 +148,25 @@ impl Runner {
             book.problem(&problem);
         }
         if book.failed {
-            println!("   see {}", log.display());
+            println!("   see {}", shown(&log));
         }
         Ok(true)
     }
 
-    fn limit(&self, suite: &Suite) -> Duration {
-        let extra = match suite.run {
-            Place::Host => Duration::ZERO,
-            Place::Guest => GUEST_EXTRA,
-        };
-        Duration::from_secs(suite.timeout) + extra
+    /// The limit for the suite's program; `None` is none.
+    fn limit(&self, suite: &Suite) -> Option<Duration> {
+        let own = suite.timeout;
+        match suite.run {
+            Place::Host => Some(Duration::from_secs(own.into())),
+            Place::Guest => Some(self.plan.options.limit(own)? + GUEST_EXTRA),
+        }
     }
 
     /// Starts the suite's program. Its stdout can be read; so can its stderr,
     /// for `cargo test` says there which program's results follow, except
     /// with TAP, which a line in between could damage.
     fn start(&self, suite: &Suite, kernel_log: &Path, log: &File) -> Result<(Process, File)> {
-        let argv = suite.command_with(&self.values)?;
+        let argv = suite.command_with(&self.plan.values)?;
         let mut command = match suite.run {
             Place::Host => {
                 let mut command = Command::new(&argv[0]);
@@ -153,7 +181,7 @@ impl Runner {
             Format::Tap | Format::KernelLog => Stdio::from(log.try_clone()?),
         };
         command
-            .current_dir(&self.tern)
+            .current_dir(&self.plan.tern)
             .stdin(Stdio::null())
             .stdout(writer)
             .stderr(errors);
@@ -163,25 +191,35 @@ impl Runner {
     }
 
     fn guest_command(&self, suite: &Suite, kernel_log: &Path, argv: &[String]) -> Command {
-        let mut command = Command::new(&self.guest);
-        command
-            .args(["run", "--no-stdin", "--log"])
-            .arg(kernel_log)
-            .args(["--gpus", &suite.gpus.to_string()])
-            .args(["--timeout", &suite.timeout.to_string()])
-            .args(&suite.options)
-            .arg("--")
-            .args(argv);
+        let wanted = &self.plan.options;
+        let options = Options {
+            timeout: wanted.timeout.or(Some(suite.timeout)),
+            gpus: Some(match suite.gpus {
+                0 => 0,
+                needed => needed.max(wanted.gpus.unwrap_or(needed)),
+            }),
+            ..wanted.clone()
+        };
+        let mut command = Command::new(&self.plan.guest);
+        command.args(["run", "--no-stdin", "--log"]).arg(kernel_log);
+        options.add_to(&mut command);
+        // The last one of an option holds: what the suite cannot do without.
+        command.args(&suite.options);
+        for text in &suite.allow {
+            command.args(["--allow", text]);
+        }
+        command.arg("--").args(argv);
         command
     }
 }
 
-/// Hands the lines of `output` to `take` until the program has ended.
+/// Hands the lines of `output` to `take` until the program has ended, and in
+/// between, every now and then, none.
 fn follow(
     process: &mut Process,
     output: File,
-    limit: Duration,
-    mut take: impl FnMut(&str) -> io::Result<()>,
+    limit: Option<Duration>,
+    mut take: impl FnMut(Option<&str>) -> io::Result<()>,
 ) -> Result<End> {
     let (sender, events) = mpsc::channel();
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
@@ -193,25 +231,28 @@ fn follow(
         }
     });
     thread::spawn(move || read_lines(output, &sender));
-    let end = follow_events(process, &events, Instant::now() + limit, &mut take);
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    let end = follow_events(process, &events, deadline, &mut take);
     handle.close();
     end
 }
 
+/// How often the program is looked at.
+const TICK: Duration = Duration::from_millis(200);
+
 fn follow_events(
     process: &mut Process,
     events: &Receiver<Event>,
-    deadline: Instant,
-    take: &mut impl FnMut(&str) -> io::Result<()>,
+    deadline: Option<Instant>,
+    take: &mut impl FnMut(Option<&str>) -> io::Result<()>,
 ) -> Result<End> {
     let mut ended = None;
     loop {
         // A grandchild may hold the output open, so its end proves nothing
         // about the program, nor the other way round.
-        let wait =
-            Duration::from_millis(200).min(deadline.saturating_duration_since(Instant::now()));
-        match events.recv_timeout(wait) {
-            Ok(Event::Line(line)) => take(&line).context("cannot write a log")?,
+        let left = deadline.map_or(TICK, |at| at.saturating_duration_since(Instant::now()));
+        match events.recv_timeout(TICK.min(left)) {
+            Ok(Event::Line(line)) => take(Some(&line)).context("cannot write a log")?,
             Ok(Event::Signal) => return Ok(End::Interrupted),
             Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => {
                 let status = process.wait()?;
@@ -219,7 +260,7 @@ fn follow_events(
                     status.code().unwrap_or(128 + status.signal().unwrap_or(0)),
                 ));
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => take(None).context("cannot write a log")?,
         }
         if process.ended().is_some() && ended.is_none() {
             ended = Some(Instant::now() + OUTPUT_LIMIT);
@@ -228,7 +269,7 @@ fn follow_events(
             // Those that hold the output open are of no use any more.
             process.kill_group();
         }
-        if Instant::now() >= deadline {
+        if deadline.is_some_and(|at| Instant::now() >= at) {
             return Ok(End::TimedOut);
         }
     }
@@ -294,18 +335,45 @@ struct Book<'a> {
     totals: &'a mut Totals,
     cases: Vec<Case>,
     last: Instant,
+    start: Instant,
+    /// The newest line of output.
+    line: String,
+    shown: Instant,
     failed: bool,
 }
 
 impl<'a> Book<'a> {
     fn new(suite: &'a Suite, totals: &'a mut Totals) -> Self {
+        let now = Instant::now();
         Self {
             suite,
             totals,
             cases: Vec::new(),
-            last: Instant::now(),
+            last: now,
+            start: now,
+            line: String::new(),
+            shown: now,
             failed: false,
         }
+    }
+
+    /// Notes a new line of output, and says that the suite runs when it has
+    /// been silent for long.
+    fn sign_of_life(&mut self, line: Option<&str>) {
+        if let Some(line) = line {
+            self.line = line.trim().chars().take(60).collect();
+        }
+        if self.shown.max(self.last).elapsed() >= SIGN_OF_LIFE {
+            let seconds = self.start.elapsed().as_secs();
+            eprintln!("   {}, {seconds} s: {}", self.suite.name, self.line);
+            self.shown = Instant::now();
+        }
+    }
+
+    /// Counts a suite that does not run, for a reason that is no fault.
+    fn left_out(&mut self, reason: &str) {
+        println!("skip {} # {reason}", self.suite.name);
+        self.totals.add(&Verdict::Skipped(reason.to_string()));
     }
 
     /// Takes a result that came after `time`, or that came now.
@@ -387,17 +455,30 @@ mod tests {
              skip = [{{ test = \"may\", reason = \"r\" }}]\n"
         );
         let suite = &read_table(&table).unwrap()[0];
-        let path = directory.path();
-        let runner = Runner::new(
-            path.into(),
-            path.join("logs"),
-            path.join("no-tern-guest"),
-            BTreeMap::new(),
-        )
-        .unwrap();
+        let runner = Runner::new(plan(directory.path())).unwrap();
         let mut totals = Totals::default();
         assert!(runner.run(suite, &mut totals).unwrap());
         totals
+    }
+
+    fn plan(directory: &Path) -> Plan {
+        Plan {
+            tern: directory.into(),
+            logs: directory.join("logs"),
+            guest: directory.join("no-tern-guest"),
+            values: BTreeMap::new(),
+            options: Options::default(),
+            no_series: false,
+        }
+    }
+
+    fn guest_suite(gpus: u32) -> Suite {
+        let table = format!(
+            "[[suite]]\nname = \"s\"\nabout = \"x\"\nrun = \"guest\"\nformat = \"tap\"\n\
+             command = [\"true\"]\ntimeout = 60\ngpus = {gpus}\noptions = [\"--memory\", \"1G\"]\n\
+             allow = [\"no reset\"]\n"
+        );
+        read_table(&table).unwrap().remove(0)
     }
 
     fn totals(passed: usize, failed: usize, skipped: usize) -> Totals {
@@ -467,5 +548,70 @@ mod tests {
         let script = "echo '     Running x (t/p-1)' >&2; echo running 1 test; \
                       echo 'test a ... ok'; echo 'test result: ok.'";
         assert_eq!(run("libtest", script, 60), totals(1, 0, 0));
+    }
+
+    /// The options of the guest that a suite with `gpus` gets.
+    fn options_of_guest(gpus: u32, options: Options) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let mut plan = plan(directory.path());
+        plan.options = options;
+        let runner = Runner::new(plan).unwrap();
+        let command = runner.guest_command(&guest_suite(gpus), Path::new("log"), &["true".into()]);
+        let words: Vec<_> = command
+            .get_args()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn a_guest_is_as_the_table_says() {
+        assert_eq!(
+            options_of_guest(1, Options::default()),
+            "run --no-stdin --log log --timeout 60 --gpus 1 --memory 1G --allow no reset -- true"
+        );
+    }
+
+    #[test]
+    fn the_user_overrides_what_a_suite_can_do_without() {
+        let options = Options {
+            timeout: Some(7),
+            memory: "2G".parse().ok(),
+            cpus: Some(1),
+            gpus: Some(1),
+            ..Options::default()
+        };
+        let line = options_of_guest(1, options.clone());
+        assert!(
+            line.contains("--timeout 7 --memory 2048M --cpus 1 --gpus 1 --memory 1G"),
+            "{line}"
+        );
+        // None where none is used, and no fewer than are needed.
+        assert!(options_of_guest(0, options.clone()).contains("--gpus 0"));
+        assert!(options_of_guest(2, options).contains("--gpus 2"));
+    }
+
+    #[test]
+    fn without_the_series_suites_of_its_driver_are_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut plan = plan(directory.path());
+        plan.no_series = true;
+        let runner = Runner::new(plan).unwrap();
+        let mut sum = Totals::default();
+        assert!(runner.run(&guest_suite(1), &mut sum).unwrap());
+        assert_eq!(sum, totals(0, 0, 1));
+        // This one runs, or would if there were a program to boot it.
+        assert!(runner.run(&guest_suite(0), &mut sum).unwrap());
+        assert_eq!(sum, totals(0, 1, 1));
+    }
+
+    #[test]
+    fn logs_are_written_by_one_run_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Runner::new(plan(directory.path())).unwrap();
+        let error = Runner::new(plan(directory.path())).unwrap_err();
+        assert!(error.to_string().contains("another run"), "{error}");
+        drop(first);
+        Runner::new(plan(directory.path())).unwrap();
     }
 }

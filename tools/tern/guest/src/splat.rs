@@ -46,8 +46,6 @@ const PARTS: &[&str] = &[
     "Bad page state",
     "Bad rss-counter",
     "Bad page map",
-    "leaked folio",
-    "leaked page",
     "nonzero pgtables",
     "DEBUG_LOCKS_WARN_ON",
     "rcu_preempt detected stalls",
@@ -55,8 +53,15 @@ const PARTS: &[&str] = &[
     "self-detected stall",
 ];
 
+/// ... or one that the tern driver, or the core on its behalf, prints about its
+/// device: "tern 0000:00:03.0: ". The console does not tell levels, but the
+/// driver has nothing to say while all is well.
+const DRIVER: &str = "tern ";
+
 /// Lines that only look like complaints.
 const HARMLESS: &[&str] = &[
+    // Of the PCI core, when a driver is bound.
+    ": enabling device (",
     // Prints how much kmemleak found, which is 0 as well.
     "kmemleak: Kernel memory leak detector initialized",
     "kmemleak: Automatic memory scanning thread",
@@ -105,23 +110,40 @@ fn is_stamp(inside: &str) -> bool {
     !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
-fn is_complaint(message: &str) -> bool {
-    if HARMLESS.iter().any(|text| message.contains(text)) {
+/// Whether it starts as messages about a PCI device of the driver do.
+fn is_of_driver(message: &str) -> bool {
+    /// What an address looks like, with `0` for a hexadecimal digit.
+    const ADDRESS: &str = "0000:00:00.0: ";
+    let Some(address) = message.strip_prefix(DRIVER) else {
+        return false;
+    };
+    let fits = |(byte, shape): (u8, u8)| match shape {
+        b'0' => byte.is_ascii_hexdigit(),
+        _ => byte == shape,
+    };
+    address.len() >= ADDRESS.len() && address.bytes().zip(ADDRESS.bytes()).all(fits)
+}
+
+fn is_complaint(message: &str, allowed: &[String]) -> bool {
+    let harmless = HARMLESS.iter().any(|text| message.contains(text));
+    if harmless || allowed.iter().any(|text| message.contains(text)) {
         return false;
     }
     let message = message.trim_start();
     STARTS.iter().any(|text| message.starts_with(text))
         || PARTS.iter().any(|text| message.contains(text))
+        || is_of_driver(message)
 }
 
 /// All complaints in `log`, in order. Lines that follow a complaint up to the
-/// end of its trace belong to it and are not complaints of their own.
-pub fn find(log: &str) -> Vec<Splat> {
+/// end of its trace belong to it and are not complaints of their own. A line
+/// that contains one of the texts in `allowed` is none.
+pub fn find(log: &str, allowed: &[String]) -> Vec<Splat> {
     let lines: Vec<&str> = log.lines().map(message).collect();
     let mut splats = Vec::new();
     let mut at = 0;
     while at < lines.len() {
-        if !is_complaint(lines[at]) {
+        if !is_complaint(lines[at], allowed) {
             at += 1;
             continue;
         }
@@ -142,8 +164,12 @@ pub fn find(log: &str) -> Vec<Splat> {
 }
 
 /// Index of the last line of the complaint whose title is at `title`: its
-/// `end trace`, else the line before the next `cut here`, else the limit.
+/// `end trace`, else the line before the next `cut here`, else the limit. The
+/// driver's messages have one line.
 fn end_of(lines: &[&str], title: usize) -> usize {
+    if is_of_driver(lines[title]) {
+        return title;
+    }
     let limit = lines.len().min(title + EXCERPT);
     for (at, line) in lines.iter().enumerate().take(limit).skip(title) {
         if line.contains(END_TRACE) {
@@ -159,6 +185,12 @@ fn end_of(lines: &[&str], title: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    fn find(log: &str) -> Vec<Splat> {
+        super::find(log, &[])
+    }
 
     const WARN: &str = "\
 [    1.000000] Freeing unused kernel image memory
@@ -176,7 +208,9 @@ mod tests {
         let log = "[    0.0] Linux version 7.3.4\n\
                    [    0.1] printk: debug: ignoring loglevel setting.\n\
                    [    0.2] lockdep: fixing up alternatives.\n\
-                   [    0.3] tern 0000:00:05.0: WARNINGS are welcome\n\
+                   [    0.3] tern 0000:00:05.0: enabling device (0000 -> 0002)\n\
+                   [    0.3] tern 1 is a word\n\
+                   [    0.3] [drm] Initialized tern 1.0.0 for 0000:00:03.0 on minor 0\n\
                    [    0.4] Spectre V2 : kernel not compiled with retpoline\n";
         assert_eq!(find(log), []);
     }
@@ -206,12 +240,63 @@ mod tests {
             "[    2.1] INFO: task sh:12 blocked for more than 120 seconds.",
             "[    2.1] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
             "[    2.1] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!",
-            "[    2.1] tern 0000:00:05.0: leaked folio at pfn 0x123",
             "<3>[    2.1] UBSAN: shift-out-of-bounds",
             "[    2.1] rust_kernel: panicked at drivers/gpu/x.rs:1:2:",
         ] {
             assert_eq!(find(line).len(), 1, "{line}");
         }
+    }
+
+    /// The text of each message that the driver prints with `kind`, in its
+    /// source files below `directory`.
+    fn messages(directory: &Path, kind: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(directory).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                found.extend(messages(&path, kind));
+            } else if path.extension().is_some_and(|name| name == "rs") {
+                let source = fs::read_to_string(&path).unwrap();
+                let calls = source.split(kind).skip(1);
+                found.extend(calls.map(|call| call.split('"').nth(1).unwrap().to_owned()));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_error_of_the_driver_is_found() {
+        let tern = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../drivers/gpu/drm/tern");
+        let errors = messages(&tern, "dev_err!(");
+        assert!(!errors.is_empty());
+        for text in errors {
+            let line = format!("[    2.1] tern 0000:00:03.0: {text}");
+            assert_eq!(find(&line).len(), 1, "{line}");
+        }
+        // Whoever adds one of these adds it to those that are harmless, too.
+        for kind in ["dev_warn!(", "dev_notice!(", "dev_info!("] {
+            for text in messages(&tern, kind) {
+                let line = format!("[    2.1] tern 0000:00:03.0: {text}");
+                assert_eq!(find(&line), [], "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_driver_hides_nothing_that_follows() {
+        let error = "[ 1.0] tern 0000:00:03.0: no reset: ETIMEDOUT\n";
+        let splats = find(&format!("{error}{error}{WARN}"));
+        assert_eq!(splats.len(), 3);
+        assert_eq!(splats[0].excerpt.len(), 1);
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_let_pass() {
+        let log = format!("[ 1.0] tern 0000:00:03.0: no reset: ETIMEDOUT\n{WARN}");
+        let allow = |text: &str| super::find(&log, &[text.to_string()]).len();
+        assert_eq!(allow("no reset"), 1);
+        assert_eq!(allow("mm/foo.c"), 1);
+        assert_eq!(allow("no such text"), 2);
     }
 
     #[test]

@@ -84,13 +84,17 @@ pub struct Suite {
     /// Program and arguments; `{name}` is replaced by a value of `--set`.
     pub command: Vec<String>,
     /// Time limit in seconds.
-    pub timeout: u64,
+    pub timeout: u32,
     /// Virtual GPUs of the guest.
     #[serde(default)]
     pub gpus: u32,
-    /// Further options of `tern-guest`.
+    /// Options of `tern-guest` that the suite needs, whatever the user asks for.
     #[serde(default)]
     pub options: Vec<String>,
+    /// Complaints of the guest's kernel that the suite provokes: texts, and a
+    /// line that contains one is none.
+    #[serde(default)]
+    pub allow: Vec<String>,
     /// Tests that may be skipped.
     #[serde(default)]
     pub skip: Vec<Skip>,
@@ -121,7 +125,32 @@ pub fn read_table(text: &str) -> Result<Vec<Suite>> {
         if suite.format == Format::KernelLog && suite.run == Place::Host {
             bail!("the suite {name} reads a kernel log, but runs on the host");
         }
+        if suite.run == Place::Host && !suite.allow.is_empty() {
+            bail!("the suite {name} allows complaints of a guest, but runs on the host");
+        }
+        if suite.allow.iter().any(String::is_empty) {
+            bail!("the suite {name} allows every complaint: every line contains an empty text");
+        }
     }
+    Ok(suites)
+}
+
+/// The suites that `only` names, or all; `*` stands for any characters.
+///
+/// # Errors
+///
+/// Fails when a name fits none.
+pub fn choose(mut suites: Vec<Suite>, only: &[String]) -> Result<Vec<Suite>> {
+    for pattern in only {
+        if !suites.iter().any(|suite| matches(pattern, &suite.name)) {
+            let names: Vec<_> = suites.iter().map(|suite| suite.name.as_str()).collect();
+            bail!(
+                "no suite is named {pattern} (`*` stands for any characters); there are: {}",
+                names.join(", ")
+            );
+        }
+    }
+    suites.retain(|suite| only.is_empty() || only.iter().any(|only| matches(only, &suite.name)));
     Ok(suites)
 }
 
@@ -276,9 +305,31 @@ mod tests {
             ROW.replace("\"tap\"", "\"kernel-log\"")
                 .replace("\"guest\"", "\"host\""),
             ROW.replace("timeout", "time"),
+            ROW.replace("skip", "allow = [\"\"]\nskip"),
+            ROW.replace("skip", "allow = [\"x\"]\nskip")
+                .replace("\"guest\"", "\"host\""),
         ] {
             assert!(read_table(&bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_name_that_fits_no_suite_is_refused() {
+        let table = format!("{ROW}{}", ROW.replace("\"s\"", "\"tern-s\""));
+        let chosen = |only: &str| {
+            let suites = choose(read_table(&table).unwrap(), &[only.to_string()])?;
+            anyhow::Ok(
+                suites
+                    .into_iter()
+                    .map(|suite| suite.name)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(chosen("s").unwrap(), ["s"]);
+        assert_eq!(chosen("*s").unwrap(), ["s", "tern-s"]);
+        let error = chosen("tern").unwrap_err().to_string();
+        assert!(error.contains("there are: s, tern-s"), "{error}");
+        assert_eq!(choose(read_table(&table).unwrap(), &[]).unwrap().len(), 2);
     }
 
     #[test]

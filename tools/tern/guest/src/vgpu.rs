@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 
-use crate::qemu::Process;
+use crate::process::Process;
 
 /// Most devices that a guest gets.
 pub const MAX_GPUS: u32 = 2;

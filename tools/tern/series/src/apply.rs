@@ -16,20 +16,19 @@ use anyhow::{bail, ensure, Context, Result};
 use crate::commits::{self, Changes, Identity};
 use crate::git::{Blob, Git, Merge};
 use crate::series::{Series, Source};
+use crate::shown::shown;
 use crate::tree::Places;
 use crate::worktree::write_file;
 
 /// Applies the series to the kernel in `kernel`: as commits where that is a git tree, else as
 /// changes to its files.
 pub fn apply(places: &Places, kernel: &Path) -> Result<()> {
-    let kernel = kernel
-        .canonicalize()
-        .with_context(|| format!("there is no directory {}", kernel.display()))?;
     ensure!(
         kernel.join("Kbuild").is_file() && kernel.join("Makefile").is_file(),
-        "{} is not the top of a kernel tree",
-        kernel.display()
+        "{} is not the top of a kernel tree, which has a Kbuild and a Makefile",
+        shown(kernel)
     );
+    let kernel = kernel.canonicalize()?;
     let base = places.base()?;
     let scratch = Scratch::new(&base.git_dir)?;
     let source = Source::from_repo(&places.repo, &scratch.git)?;
@@ -120,26 +119,28 @@ fn to_git(scratch: &Scratch, series: &Series, stages: &Stages, kernel: &Path) ->
     let git = Git::user(kernel);
     let head = git
         .resolve("HEAD^{commit}")?
-        .with_context(|| format!("{} has no commit", kernel.display()))?;
+        .with_context(|| format!("{} has no commit", shown(kernel)))?;
     let top = git.text(&["rev-parse", "--show-toplevel"])?;
     ensure!(
         Path::new(&top) == kernel,
         "{} is not the top of its git tree",
-        kernel.display()
+        shown(kernel)
     );
     stages.copy(scratch, &git)?;
     let who = committer(&git)?;
 
     let mut tree = git.text(&["rev-parse", "HEAD^{tree}"])?;
     let mut commit = head.clone();
-    for (entry, pair) in series.entries.iter().zip(stages.trees.windows(2)) {
+    let present = present(&git, &tree, stages)?;
+    let steps = series.entries.iter().zip(stages.trees.windows(2));
+    for (entry, pair) in steps.skip(present) {
         let merged = match git.merge(&pair[0], &tree, &pair[1])? {
             Merge::Clean(merged) => merged,
             Merge::Conflict { tree, paths } => bail!(
                 "{} (\"{}\") does not apply to {}; nothing was changed.\n{}",
                 entry.path,
                 entry.patch.subject,
-                kernel.display(),
+                shown(kernel),
                 conflicts(&git, &tree, &paths)?
             ),
         };
@@ -152,15 +153,18 @@ fn to_git(scratch: &Scratch, series: &Series, stages: &Stages, kernel: &Path) ->
         commit = String::from_utf8(out)?.trim().to_owned();
         tree = merged;
     }
+    if present > 0 && commit != head {
+        eprintln!("tern-series: {present} of the entries were there already");
+    }
     if commit == head {
-        eprintln!("tern-series: {} has the whole series", kernel.display());
+        eprintln!("tern-series: {} has the whole series", shown(kernel));
         return Ok(());
     }
     git.output(&["update-index", "-q", "--refresh"], None)?;
     for test in [&["-n"][..], &[]] {
         let args = [&["read-tree", "-m", "-u"], test, &[&head, &commit]].concat();
         git.run(&args)
-            .with_context(|| format!("{} has changes of its own in the way", kernel.display()))?;
+            .with_context(|| format!("{} has changes of its own in the way", shown(kernel)))?;
     }
     git.run(&[
         "update-ref",
@@ -170,8 +174,21 @@ fn to_git(scratch: &Scratch, series: &Series, stages: &Stages, kernel: &Path) ->
         &commit,
         &head,
     ])?;
-    eprintln!("tern-series: {} is at {commit}", kernel.display());
+    eprintln!("tern-series: {} is at {commit}", shown(kernel));
     Ok(())
+}
+
+/// How many entries, from the first on, the kernel has already. Each is seen together with those
+/// before it, since it may change what they brought.
+fn present(git: &Git, tree: &str, stages: &Stages) -> Result<usize> {
+    let trees = &stages.trees;
+    for count in (1..trees.len()).rev() {
+        let merged = git.merge(&trees[0], tree, &trees[count])?;
+        if matches!(merged, Merge::Clean(merged) if merged == tree) {
+            return Ok(count);
+        }
+    }
+    Ok(0)
 }
 
 /// The person's identity, or the series' own where git knows none.
@@ -209,12 +226,16 @@ fn to_files(scratch: &Scratch, series: &Series, stages: &Stages, kernel: &Path) 
         Merge::Clean(merged) => merged,
         Merge::Conflict { tree, paths } => bail!(
             "the series does not apply to {}; nothing was changed.\n{}{}",
-            kernel.display(),
+            shown(kernel),
             conflicts(git, &tree, &paths)?,
             blame(series, &paths)
         ),
     };
     let changes = git.changes(&ours, &merged)?;
+    if changes.is_empty() {
+        eprintln!("tern-series: {} has the whole series", shown(kernel));
+        return Ok(());
+    }
     for change in &changes {
         let path = kernel.join(&change.path);
         match &change.new {
@@ -225,13 +246,13 @@ fn to_files(scratch: &Scratch, series: &Series, stages: &Stages, kernel: &Path) 
                 }
             }
             None => fs::remove_file(&path)
-                .with_context(|| format!("{} cannot be removed", path.display()))?,
+                .with_context(|| format!("{} cannot be removed", shown(&path)))?,
         }
     }
     eprintln!(
         "tern-series: {} files changed in {}",
         changes.len(),
-        kernel.display()
+        shown(kernel)
     );
     Ok(())
 }

@@ -16,6 +16,7 @@ use crate::commits::Identity;
 use crate::git::Git;
 use crate::lock::Lock;
 use crate::progress::Step;
+use crate::shown::shown;
 
 /// The branch that holds the base that was made last.
 const BRANCH: &str = "refs/heads/main";
@@ -48,7 +49,7 @@ pub fn ensure(git_dir: &Path, tar: Option<&Path>) -> Result<Base> {
     let Some(tar) = tar else {
         bail!(
             "there is no kernel base in {}; name the kernel's tarball with --base-tar",
-            git_dir.display()
+            shown(git_dir)
         );
     };
     let lock = Lock::take(git_dir)?;
@@ -77,8 +78,7 @@ fn ref_of(tar: &Path) -> Result<String> {
 }
 
 fn import(git: &Git, git_dir: &Path, tar: &Path, name: &str) -> Result<String> {
-    fs::create_dir_all(git_dir)
-        .with_context(|| format!("{} cannot be created", git_dir.display()))?;
+    fs::create_dir_all(git_dir).with_context(|| format!("{} cannot be created", shown(git_dir)))?;
     git.run(&["init", "--quiet", "--bare", "--initial-branch=main"])?;
     clear_leftovers(git_dir)?;
 

@@ -2,6 +2,7 @@
 
 //! `bisect-check`: every commit of the series builds.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::process::{Command, Stdio};
 
@@ -9,6 +10,7 @@ use anyhow::{bail, ensure, Context, Result};
 
 use crate::progress::Step;
 use crate::series::Source;
+use crate::shown::shown;
 use crate::tree::{self, Places};
 use crate::worktree::{write_file, State, WorkTree};
 
@@ -16,7 +18,8 @@ use crate::worktree::{write_file, State, WorkTree};
 ///
 /// The command finds `KBUILD_OUTPUT` set to an object directory that is kept from commit to
 /// commit, so that only what changed is built, and `MAKEFLAGS` to `-jJOBS`. A check that was cut
-/// short or failed goes on behind the commits that the same command has passed.
+/// short or failed goes on behind the commits that the same command has passed, with the same
+/// configuration and tools.
 pub fn check(places: &Places, jobs: usize, command: &[String]) -> Result<()> {
     let (program, args) = command
         .split_first()
@@ -27,7 +30,7 @@ pub fn check(places: &Places, jobs: usize, command: &[String]) -> Result<()> {
     ensure!(
         work.head()?.is_none() || work.edited()?.is_empty(),
         "{} has edits; it is made for the check alone, so delete it",
-        work.dir.display()
+        shown(&work.dir)
     );
     let source = Source::from_repo(&places.repo, &work.git)?;
     let source_tree = source.write(&work.git, &work.own_dir())?;
@@ -35,7 +38,7 @@ pub fn check(places: &Places, jobs: usize, command: &[String]) -> Result<()> {
     let commits = tree::make(&work, &base, &series)?;
     let objects = work.dir.with_extension("obj");
     fs::create_dir_all(&objects)
-        .with_context(|| format!("{} cannot be created", objects.display()))?;
+        .with_context(|| format!("{} cannot be created", shown(&objects)))?;
 
     let mut passed = Passed::load(&work, command)?;
     let total = commits.len();
@@ -71,7 +74,27 @@ pub fn check(places: &Places, jobs: usize, command: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The commits that a command has passed, on disk.
+/// Programs whose version decides what passes.
+const TOOLS: [&str; 4] = ["clang", "ld.lld", "rustc", "bindgen"];
+
+/// The variable that names the configuration of a kernel build to be.
+const CONFIG: &str = "KCONFIG_ALLCONFIG";
+
+/// What must be the same for a commit that passed to pass again.
+fn conditions(work: &WorkTree, command: &[String]) -> Result<String> {
+    let mut text = format!("{command:?}\n");
+    for tool in TOOLS {
+        let output = Command::new(tool).arg("--version").output();
+        let version = output.map_or_else(|error| error.to_string().into(), |output| output.stdout);
+        writeln!(text, "{tool}: {}", String::from_utf8_lossy(&version))?;
+    }
+    // A value that names no file is the build's business.
+    let config = std::env::var_os(CONFIG).and_then(|path| fs::read_to_string(path).ok());
+    text.push_str(&config.unwrap_or_default());
+    work.git.blob(text.as_bytes())
+}
+
+/// The commits that have passed under some conditions, on disk.
 struct Passed {
     file: std::path::PathBuf,
     text: String,
@@ -80,7 +103,7 @@ struct Passed {
 impl Passed {
     fn load(work: &WorkTree, command: &[String]) -> Result<Self> {
         let file = work.own_dir().join("passed");
-        let head = format!("{command:?}\n");
+        let head = format!("{}\n", conditions(work, command)?);
         let text = fs::read_to_string(&file).unwrap_or_default();
         let text = if text.starts_with(&head) { text } else { head };
         Ok(Self { file, text })

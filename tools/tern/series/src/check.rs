@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{ensure, Context, Result};
 
 use crate::manifest::{Manifest, MANIFEST};
-use crate::patch::Patch;
+use crate::patch::{Patch, SPDX};
 use crate::series;
 
 /// Directories whose files all are part of the series.
@@ -25,6 +25,12 @@ const KERNEL_DIRS: [&str; 6] = [
 /// In how many lines from the top the license must be named; scripts begin with `#!`.
 const SPDX_LINES: usize = 2;
 
+/// Where the texts of the licenses are, which name none at their top.
+const LICENSE_TEXTS: &str = "LICENSES/";
+
+/// What cargo writes anew, with a top of its own.
+const LOCK_FILE: &str = "Cargo.lock";
+
 /// Prints number, patch file and subject of every entry.
 pub fn list(repo: &Path) -> Result<()> {
     let manifest = series::read_manifest(repo)?;
@@ -35,15 +41,20 @@ pub fn list(repo: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks manifest, patches and plain files; one error names all that is wrong.
+/// Checks manifest, patches and plain files, and that every file of the repository names its
+/// license; one error names all that is wrong.
 pub fn check(repo: &Path) -> Result<()> {
     let manifest = series::read_manifest(repo)?;
     let dirs: Vec<String> = KERNEL_DIRS.iter().map(|dir| dir.to_string()).collect();
     let mut present = series::all_files_below(repo, &dirs)?;
     present.extend(series::files_below(repo, &manifest.dirs())?);
     let mut wrong = Vec::new();
-    check_files(repo, &manifest, &present, &mut wrong)?;
+    check_files(&manifest, &present, &mut wrong)?;
     check_patches(repo, &manifest, &present, &mut wrong);
+    present.extend(manifest.files());
+    present.extend(series::tracked_files(repo)?);
+    present.insert(MANIFEST.to_owned());
+    check_licenses(repo, &present, &mut wrong);
     ensure!(
         wrong.is_empty(),
         "the series is not in order:\n  {}",
@@ -54,28 +65,14 @@ pub fn check(repo: &Path) -> Result<()> {
 }
 
 fn check_files(
-    repo: &Path,
     manifest: &Manifest,
     present: &BTreeSet<String>,
     wrong: &mut Vec<String>,
 ) -> Result<()> {
     let owners = manifest.owners(present.iter().map(String::as_str))?;
-    let mut plain: BTreeSet<&String> = present.iter().collect();
-    plain.retain(|path| !path.ends_with(".patch"));
-    for path in &plain {
-        if !owners.contains_key(*path) {
+    for path in present {
+        if !path.ends_with(".patch") && !owners.contains_key(path) {
             wrong.push(format!("{path} is listed nowhere in {MANIFEST}"));
-        }
-    }
-    let listed = manifest.files();
-    plain.extend(&listed);
-    for path in plain.into_iter().chain([&MANIFEST.to_owned()]) {
-        match fs::read(repo.join(path)) {
-            Ok(bytes) if !has_spdx(&bytes) => {
-                wrong.push(format!("{path} has no SPDX-License-Identifier at its top"));
-            }
-            Ok(_) => (),
-            Err(error) => wrong.push(format!("{path} cannot be read: {error}")),
         }
     }
     for dir in manifest.dirs() {
@@ -87,11 +84,26 @@ fn check_files(
     Ok(())
 }
 
+fn check_licenses(repo: &Path, paths: &BTreeSet<String>, wrong: &mut Vec<String>) {
+    for path in paths {
+        if path.starts_with(LICENSE_TEXTS) || path.ends_with(LOCK_FILE) {
+            continue;
+        }
+        match fs::read(repo.join(path)) {
+            Ok(bytes) if !has_spdx(&bytes) => {
+                wrong.push(format!("{path} has no SPDX-License-Identifier at its top"));
+            }
+            Ok(_) => (),
+            Err(error) => wrong.push(format!("{path} cannot be read: {error}")),
+        }
+    }
+}
+
 fn has_spdx(bytes: &[u8]) -> bool {
     bytes
         .split(|&byte| byte == b'\n')
         .take(SPDX_LINES)
-        .any(|line| String::from_utf8_lossy(line).contains("SPDX-License-Identifier: "))
+        .any(|line| String::from_utf8_lossy(line).contains(SPDX))
 }
 
 fn check_patches(

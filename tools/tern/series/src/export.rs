@@ -14,6 +14,7 @@ use crate::git::Git;
 use crate::lock::beside;
 use crate::progress::Step;
 use crate::series::Source;
+use crate::shown::shown;
 use crate::tree::{self, Options, Places};
 use crate::worktree::WorkTree;
 
@@ -51,11 +52,7 @@ pub fn export(places: &Places) -> Result<()> {
     checkpatch(&work.dir, &mails)?;
     remove_dir(&out)?;
     fs::rename(&fresh, &out)?;
-    eprintln!(
-        "tern-series: {} mails in {}",
-        mails.len() + 1,
-        out.display()
-    );
+    eprintln!("tern-series: {} mails in {}", mails.len() + 1, shown(&out));
     Ok(())
 }
 
@@ -209,7 +206,7 @@ fn checkpatch(tree: &Path, mails: &[PathBuf]) -> Result<()> {
 
 fn remove_dir(dir: &Path) -> Result<()> {
     if dir.exists() {
-        fs::remove_dir_all(dir).with_context(|| format!("{} cannot go", dir.display()))?;
+        fs::remove_dir_all(dir).with_context(|| format!("{} cannot go", shown(dir)))?;
     }
     Ok(())
 }

@@ -22,5 +22,6 @@ pub mod patch;
 pub mod progress;
 pub mod refresh;
 pub mod series;
+pub mod shown;
 pub mod tree;
 pub mod worktree;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rustix::fs::{flock, FlockOperation};
 
+use crate::shown::shown;
+
 /// Holds `DIR.lock` until it is dropped, and until every process that got [`Lock::file`] ended.
 ///
 /// The kernel lets go of the lock when its last holder dies, so a killed run leaves nothing
@@ -23,7 +25,7 @@ impl Lock {
         let path = beside(dir, ".lock");
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)
-                .with_context(|| format!("{} cannot be created", parent.display()))?;
+                .with_context(|| format!("{} cannot be created", shown(parent)))?;
         }
         let mut file = File::options()
             .create(true)
@@ -31,16 +33,16 @@ impl Lock {
             .read(true)
             .write(true)
             .open(&path)
-            .with_context(|| format!("{} cannot be opened", path.display()))?;
+            .with_context(|| format!("{} cannot be opened", shown(&path)))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let holder = fs::read_to_string(&path).unwrap_or_default();
             eprintln!(
                 "tern-series: waiting for process {}, which works on {}",
                 holder.trim(),
-                dir.display()
+                shown(dir)
             );
             flock(&file, FlockOperation::LockExclusive)
-                .with_context(|| format!("{} cannot be locked", path.display()))?;
+                .with_context(|| format!("{} cannot be locked", shown(&path)))?;
         }
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;

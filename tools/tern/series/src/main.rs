@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use tern_series::manifest::MANIFEST;
+use tern_series::shown::shown;
 use tern_series::tree::{self, Options, Places};
 use tern_series::{apply, bisect, check, export, refresh};
 
@@ -122,7 +123,7 @@ fn find_repo(from: &Path) -> Result<PathBuf> {
             format!(
                 "there is no manifest `{MANIFEST}` in {} or above it; name the repository with \
                  --repo",
-                from.display()
+                shown(from)
             )
         })
 }

@@ -6,6 +6,12 @@ use std::collections::BTreeSet;
 
 use anyhow::{bail, ensure, Context, Result};
 
+/// Starts a line of the head that names the license, which no commit message has.
+pub const SPDX: &str = "SPDX-License-Identifier: ";
+
+/// The license of a change to the kernel.
+const LICENSE: &str = "GPL-2.0";
+
 /// A patch file, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Patch {
@@ -63,6 +69,13 @@ impl Patch {
             format!("{}\n", self.subject)
         } else {
             format!("{}\n\n{}\n", self.subject, self.body)
+        }
+    }
+
+    /// Names the kernel's license in the head unless one is named there.
+    pub fn license(&mut self) {
+        if !self.head.iter().any(|line| line.starts_with(SPDX)) {
+            self.head.insert(0, format!("{SPDX}{LICENSE}"));
         }
     }
 
@@ -276,6 +289,21 @@ diff --git a/mm/a.c b/mm/a.c
         assert_eq!(patch.hunk("mm/a.c", "3").unwrap(), "@@ -3,2 +3,2 @@ fn");
         assert_eq!(Patch::parse(&patch.bytes()).unwrap(), patch);
         assert_eq!(Patch::from_message(&patch.message()).body, patch.body);
+    }
+
+    #[test]
+    fn the_license_is_named_once_and_in_the_head_alone() {
+        let mut patch = Patch::parse(b"Subject: x\n\nbody\n---\n").unwrap();
+        patch.license();
+        patch.license();
+        let text = String::from_utf8(patch.bytes()).unwrap();
+        assert_eq!(
+            text,
+            "SPDX-License-Identifier: GPL-2.0\nSubject: x\n\nbody\n---\n"
+        );
+        let again = Patch::parse(text.as_bytes()).unwrap();
+        assert_eq!(again, patch);
+        assert_eq!(again.message(), "x\n\nbody\n");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::manifest::{Item, Line, Manifest, MANIFEST};
 use crate::naming;
 use crate::patch::Patch;
 use crate::series::{Series, Source};
+use crate::shown::shown;
 use crate::tree::{self, Options, Places};
 use crate::worktree::{write_file, State, WorkTree};
 
@@ -26,7 +27,7 @@ use crate::worktree::{write_file, State, WorkTree};
 pub fn refresh(places: &Places) -> Result<()> {
     let base = places.base()?;
     let work = WorkTree::existing(&places.tree, &base)?;
-    let place = work.dir.display();
+    let place = shown(&work.dir);
     work.refuse_unfinished()?;
     ensure!(
         !work.partial(),
@@ -83,7 +84,7 @@ impl Old {
         ensure!(
             steps.len() == series.entries.len(),
             "the records of {} are damaged; keep what you need, then delete it",
-            work.dir.display()
+            shown(&work.dir)
         );
         Ok(Self {
             source,
@@ -208,6 +209,7 @@ impl Part<'_> {
 
     fn write_as(&self, git: &Git, mut patch: Patch) -> Result<Blob> {
         patch.check_message()?;
+        patch.license();
         patch.diff = Vec::new();
         if !self.existing.is_empty() {
             let (before, after) = (&self.step.before, &self.step.after);
@@ -433,7 +435,7 @@ fn write_back(work: &WorkTree, repo: &Path, was: &str, new: &str) -> Result<()> 
             }
             None => {
                 fs::remove_file(&path)
-                    .with_context(|| format!("{} cannot be removed", path.display()))?;
+                    .with_context(|| format!("{} cannot be removed", shown(&path)))?;
                 eprintln!("tern-series: removed {}", change.path);
             }
         }
@@ -450,7 +452,7 @@ fn set_executable(path: &Path, executable: bool) -> Result<()> {
     } else {
         bits & !0o111
     });
-    fs::set_permissions(path, mode).with_context(|| format!("{}: no mode", path.display()))
+    fs::set_permissions(path, mode).with_context(|| format!("{}: no mode", shown(path)))
 }
 
 /// Puts the edits into the index, which then is what the new commit holds.

@@ -12,6 +12,7 @@ use anyhow::{bail, ensure, Context, Result};
 use crate::git::{Blob, Git};
 use crate::manifest::{check_path, Line, Manifest, MANIFEST};
 use crate::patch::Patch;
+use crate::shown::shown;
 
 /// The files that the series is made of, as objects of a git database.
 ///
@@ -151,7 +152,7 @@ impl Series {
 pub fn read_manifest(repo: &Path) -> Result<Manifest> {
     let path = repo.join(MANIFEST);
     let text = fs::read_to_string(&path)
-        .with_context(|| format!("the manifest {} cannot be read", path.display()))?;
+        .with_context(|| format!("the manifest {} cannot be read", shown(&path)))?;
     Manifest::parse(&text)
 }
 
@@ -211,27 +212,33 @@ pub fn all_files_below(repo: &Path, dirs: &[String]) -> Result<BTreeSet<String>>
     if dirs.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let mut files = BTreeSet::new();
     if repo.join(".git").exists() {
-        let mut args = vec![
-            "--literal-pathspecs",
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-        ];
-        args.extend(["--exclude-standard", "--"]);
+        let mut args = vec!["--cached", "--others", "--exclude-standard", "--"];
         args.extend(dirs.iter().map(String::as_str));
-        let out = Git::user(repo).bytes(&args)?;
-        let out = String::from_utf8(out).context("a path in the repository is not UTF-8")?;
-        files.extend(out.split_terminator('\0').map(str::to_owned));
-        // A tracked file may have been removed.
-        files.retain(|path| fs::symlink_metadata(repo.join(path)).is_ok());
-    } else {
-        for dir in dirs {
-            walk(repo, dir, &mut files)?;
-        }
+        return list_files(repo, &args);
     }
+    let mut files = BTreeSet::new();
+    for dir in dirs {
+        walk(repo, dir, &mut files)?;
+    }
+    Ok(files)
+}
+
+/// The files of the repository that git knows; nothing where it is no git checkout.
+pub fn tracked_files(repo: &Path) -> Result<BTreeSet<String>> {
+    if !repo.join(".git").exists() {
+        return Ok(BTreeSet::new());
+    }
+    list_files(repo, &["--cached"])
+}
+
+fn list_files(repo: &Path, args: &[&str]) -> Result<BTreeSet<String>> {
+    let args = [&["--literal-pathspecs", "ls-files", "-z"], args].concat();
+    let out = String::from_utf8(Git::user(repo).bytes(&args)?)
+        .context("a path in the repository is not UTF-8")?;
+    let mut files: BTreeSet<_> = out.split_terminator('\0').map(str::to_owned).collect();
+    // A tracked file may have been removed.
+    files.retain(|path| fs::symlink_metadata(repo.join(path)).is_ok());
     Ok(files)
 }
 

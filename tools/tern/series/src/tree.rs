@@ -9,6 +9,7 @@ use anyhow::{bail, Context, Result};
 use crate::base::{self, Base};
 use crate::commits::{self, Identity};
 use crate::series::{Series, Source};
+use crate::shown::shown;
 use crate::worktree::{State, WorkTree};
 
 /// Where everything is.
@@ -57,7 +58,7 @@ pub fn update(tree: &WorkTree, repo: &Path, base: &Base, options: &Options) -> R
     let source = Source::from_repo(repo, &tree.git)?;
     let source_tree = source.write(&tree.git, &tree.own_dir())?;
     let (state, head) = (tree.state()?, tree.head()?);
-    let place = tree.dir.display();
+    let place = shown(&tree.dir);
     let known = state
         .as_ref()
         .is_some_and(|state| state.source == source_tree && state.base == base.commit);
@@ -110,7 +111,7 @@ fn give_way(
     let Some(head) = head else {
         return tree.move_to(to, true);
     };
-    let place = tree.dir.display();
+    let place = shown(&tree.dir);
     let committed = head != to.commit && Some(head) != state.map(|state| state.commit.as_str());
     if head == to.commit && !force {
         return tree.record(to);

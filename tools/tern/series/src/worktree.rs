@@ -14,6 +14,7 @@ use crate::base::Base;
 use crate::git::{Blob, Change, Git};
 use crate::lock::Lock;
 use crate::progress::Step;
+use crate::shown::shown;
 
 /// The commit that this program put the tree on last.
 const LAST: &str = "refs/tern/last";
@@ -60,10 +61,10 @@ impl WorkTree {
                     .as_mut()
                     .is_none_or(|entries| entries.next().is_none()),
                 "{} is in use, and not as a tree of this series; name another with --tree",
-                dir.display()
+                shown(dir)
             );
             fs::create_dir_all(tree.own_dir())
-                .with_context(|| format!("{} cannot be created", dir.display()))?;
+                .with_context(|| format!("{} cannot be created", shown(dir)))?;
         }
         if !dir.join(".git/HEAD").is_file() {
             tree.git
@@ -80,7 +81,7 @@ impl WorkTree {
         ensure!(
             dir.join(".git/tern").is_dir(),
             "there is no tree of this series in {}; make it with `tern-series tree`",
-            dir.display()
+            shown(dir)
         );
         Self::open(dir, base)
     }
@@ -125,7 +126,7 @@ impl WorkTree {
                     .is_some(),
                 "{} stands on a kernel whose base repository is gone; save what you need from \
                  it, then delete it",
-                self.dir.display()
+                shown(&self.dir)
             );
         }
         Ok(())
@@ -194,7 +195,7 @@ impl WorkTree {
             ensure!(
                 !self.dir.join(".git").join(file).exists(),
                 "{what} is under way in {}; finish or abort it first",
-                self.dir.display()
+                shown(&self.dir)
             );
         }
         Ok(())
@@ -289,7 +290,7 @@ impl WorkTree {
                 self.overwrite(&to.commit, head.is_none())
             }
         };
-        moved.with_context(|| format!("{} cannot be moved", self.dir.display()))?;
+        moved.with_context(|| format!("{} cannot be moved", shown(&self.dir)))?;
         self.record(to)?;
         fs::remove_file(pending)?;
         Ok(())
@@ -307,7 +308,7 @@ impl WorkTree {
         if !first {
             return self.git.run(&args);
         }
-        let step = Step::new(format!("checkout of {}", self.dir.display()), 0);
+        let step = Step::new(format!("checkout of {}", shown(&self.dir)), 0);
         let mut command = self.git.command(&args);
         if std::io::stderr().is_terminal() {
             command.arg("-v");
@@ -351,8 +352,8 @@ impl WorkTree {
         else {
             bail!(
                 "{} is damaged; delete {}",
-                pending.display(),
-                self.dir.display()
+                shown(&pending),
+                shown(&self.dir)
             );
         };
         let to = State {
@@ -408,7 +409,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
         file.persist(path)?;
         Ok(())
     };
-    write().with_context(|| format!("{} cannot be written", path.display()))
+    write().with_context(|| format!("{} cannot be written", shown(path)))
 }
 
 fn default_mode() -> fs::Permissions {

@@ -181,6 +181,8 @@ impl House {
 const PATCH_A: &str = "mm/0001-mm-change-a.patch";
 const PATCH_D: &str = "drivers/gpu/drm/tern/0001-drm-tern-add-the-driver.patch";
 
+const SPDX: &str = "SPDX-License-Identifier: GPL-2.0\n";
+
 const SERIES: &str = "\
 # SPDX-License-Identifier: GPL-2.0
 
@@ -215,7 +217,7 @@ fn patch(subject: &str, path: &str, name: &str, count: usize, at: usize) -> Stri
     let around = |range| numbered(name, " ", range);
     assert!(at > 3 && at + 3 <= count);
     format!(
-        "Subject: {subject}\n\nBecause.\n---\n\n\
+        "{SPDX}Subject: {subject}\n\nBecause.\n---\n\n\
          diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n@@ -{from},7 +{from},7 @@\n\
          {before}-{name} line {at}\n+{name} changed {at}\n{after}",
         from = at - 3,
@@ -651,7 +653,7 @@ fn refresh_takes_commits_in() {
     );
     assert!(house
         .read(name)
-        .starts_with("Subject: mm: change b\n\nA reason.\n---\n"));
+        .starts_with(&format!("{SPDX}Subject: mm: change b\n\nA reason.\n---\n")));
     assert!(house
         .read("series")
         .ends_with(&format!("{name}\n  mm/fresh.c\n")));
@@ -665,7 +667,7 @@ fn refresh_takes_commits_in() {
     assert!(said.contains("new subject"), "{said}");
     assert!(house
         .read(name)
-        .starts_with("Subject: mm: alter b\n\nBetter.\n"));
+        .starts_with(&format!("{SPDX}Subject: mm: alter b\n\nBetter.\n")));
     house.git(&["reset", "-q", "--hard", "HEAD~1"]);
     house.ok(&["refresh"]);
     assert_eq!(house.read("series"), SERIES);
@@ -767,6 +769,8 @@ fn export_writes_checked_mails() {
         "{cover}"
     );
     let first = mail("0001-mm-change-a.patch");
+    let header = first.split("\ndiff --git").next().unwrap();
+    assert!(!header.contains("SPDX"), "{first}");
     assert!(first.contains("From: Ada L <ada@example.org>\n"), "{first}");
     assert!(
         first.contains("Because.\n\nSigned-off-by: Ada L <ada@example.org>\n---"),
@@ -824,6 +828,38 @@ fn apply_commits_to_a_git_tree() {
     assert_eq!(git(&kernel, &["status", "--porcelain"]), "");
 }
 
+/// A later entry changes what an earlier one brought, so that the earlier one alone does not
+/// apply any more.
+#[test]
+fn apply_knows_what_is_there() {
+    let house = House::new();
+    let again = "mm/0002-mm-change-a-again.patch";
+    let text = patch("mm: change a again", "mm/a.c", "a", 60, 11);
+    write(
+        &house.repo(again),
+        &text.replace(" a line 10\n", " a changed 10\n"),
+    );
+    append(&house.repo("series"), &format!("{again}\n"));
+    let kernel = house.path(TOP);
+    let kdir = kernel.to_str().unwrap();
+    run("git", &["init", "-q"], &kernel);
+    git(&kernel, &["add", "."]);
+    git(&kernel, &["commit", "-qm", "theirs"]);
+    house.ok(&["apply", "--kdir", kdir]);
+    let head = git(&kernel, &["rev-parse", "HEAD^{tree}"]);
+    let said = house.ok(&["apply", "--kdir", kdir]);
+    assert!(said.contains("has the whole series"), "{said}");
+    for (back, said) in [
+        ("HEAD~1", "2 of the entries"),
+        ("HEAD~2", "1 of the entries"),
+    ] {
+        git(&kernel, &["reset", "-q", "--hard", back]);
+        let output = house.ok(&["apply", "--kdir", kdir]);
+        assert!(output.contains(said), "{output}");
+        assert_eq!(git(&kernel, &["rev-parse", "HEAD^{tree}"]), head);
+    }
+}
+
 #[test]
 fn apply_changes_plain_files() {
     let house = House::new();
@@ -844,11 +880,11 @@ fn apply_changes_plain_files() {
         .contains("a changed 10"));
     assert!(house
         .ok(&["apply", "--kdir", kdir])
-        .contains("0 files changed"));
+        .contains("has the whole series"));
     let nowhere = house.path("nowhere");
     assert!(house
         .fails(&["apply", "--kdir", nowhere.to_str().unwrap()])
-        .contains("no directory"));
+        .contains("is not the top of a kernel tree"));
 }
 
 #[test]
@@ -869,10 +905,62 @@ fn bisect_names_the_first_failure() {
         fs::read_to_string(&log).unwrap(),
         "-j3 bisect.obj\n-j3 bisect.obj\n"
     );
+    let builds = || fs::read_to_string(&log).unwrap().lines().count();
     // The commit that passed is not built again.
     house.fails(&args);
-    assert_eq!(fs::read_to_string(&log).unwrap().lines().count(), 3);
+    assert_eq!(builds(), 3);
+    // With another configuration it is, once.
+    let config = house.path("bisect.config");
+    let run = || {
+        let mut command = house.command(&args);
+        let output = command.env("KCONFIG_ALLCONFIG", &config).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("commit 2 of 2"), "{said}");
+    };
+    write(&config, "CONFIG_A=y\n");
+    run();
+    assert_eq!(builds(), 5);
+    run();
+    assert_eq!(builds(), 6);
+    write(&config, "CONFIG_A=n\n");
+    run();
+    assert_eq!(builds(), 8);
     house.ok(&["bisect-check", "--", "test", "-e", "mm/new.c"]);
+}
+
+/// `git am` takes a patch file as it stands, and its license is not part of the message.
+#[test]
+fn git_takes_patch_files() {
+    let house = House::new();
+    let kernel = house.path(TOP);
+    run("git", &["init", "-q"], &kernel);
+    git(&kernel, &["add", "."]);
+    git(&kernel, &["commit", "-qm", "kernel"]);
+    let text = house
+        .read(PATCH_A)
+        .replacen(SPDX, &format!("{SPDX}From: A <a@b>\n"), 1);
+    write(&house.path("a.patch"), &text);
+    git(
+        &kernel,
+        &["am", "-q", house.path("a.patch").to_str().unwrap()],
+    );
+    let message = git(&kernel, &["log", "-1", "--format=%B"]);
+    assert_eq!(message, "mm: change a\n\nBecause.");
+}
+
+/// In the toolchain root the checkout has another path than outside.
+#[test]
+fn paths_are_those_of_the_caller() {
+    let house = House::new();
+    let mut command = house.command(&["tree"]);
+    command
+        .env("TERN_TOP", house.repo(""))
+        .env("TERN_TOP_NAME", ".");
+    let said = said(&command.output().unwrap());
+    assert!(
+        said.contains("tern-series: build/tree has 2 commits"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -890,7 +978,12 @@ fn check_and_list() {
     );
     write(&house.repo("mm/0009-lost.patch"), "");
     write(&house.repo("drivers/gpu/drm/tern/bare.rs"), "// nothing\n");
+    write(&house.repo("Makefile"), "all:\n");
+    write(&house.repo("tools/Cargo.lock"), "version = 4\n");
+    write(&house.repo("LICENSES/GPL-2.0"), "GNU\n");
+    git(&house.repo(""), &["add", "."]);
     append(&house.repo("series"), "  mm/absent.c\n");
+    replace(&house.repo(PATCH_D), SPDX, "");
     append(
         &house.repo(PATCH_A),
         "diff --git a/mm/z.c b/mm/z.c\nnew file mode 100644\n",
@@ -902,9 +995,15 @@ fn check_and_list() {
         "bare.rs has no SPDX",
         "mm/absent.c cannot be read",
         "mm/0001-mm-change-a.patch: it creates",
+        &format!("{PATCH_D} has no SPDX"),
+        "\n  Makefile has no SPDX",
     ] {
         assert!(said.contains(wrong), "{wrong}: {said}");
     }
+    assert!(
+        !said.contains("Cargo.lock") && !said.contains("LICENSES"),
+        "{said}"
+    );
 }
 
 /// Something that a person does in the tree.

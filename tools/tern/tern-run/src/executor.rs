@@ -7,7 +7,7 @@ use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tern::{Device, Module, Queue, Stats, Vm};
+use tern::{Device, LaunchOptions, Module, Queue, Stats, Vm};
 
 use crate::kernels::Kernel;
 
@@ -24,13 +24,14 @@ pub struct Usage {
 
 /// Runs kernels.
 pub trait Executor {
-    /// Runs all threads of `kernel` with `args`, and waits for them.
+    /// Runs all threads of `kernel` with `args`, and waits for them. Together they pass through
+    /// the innermost loop of the kernel `steps` times, which says how long it may take.
     ///
     /// # Safety
     ///
     /// `args` must be what the kernel takes, and all that it points to valid for the kernel's
     /// accesses and used by nobody else until this returns.
-    unsafe fn run(&self, kernel: &Kernel, args: *mut c_void) -> Result<()>;
+    unsafe fn run(&self, kernel: &Kernel, args: *mut c_void, steps: u64) -> Result<()>;
 
     /// What was run so far.
     fn usage(&self) -> Usage;
@@ -73,15 +74,23 @@ impl Gpu {
 }
 
 impl Executor for Gpu {
-    unsafe fn run(&self, kernel: &Kernel, args: *mut c_void) -> Result<()> {
+    unsafe fn run(&self, kernel: &Kernel, args: *mut c_void, steps: u64) -> Result<()> {
         let function = Module::from_elf(kernel.elf)?.kernel(kernel.name)?;
+        let limit = limit(steps);
+        let options = LaunchOptions {
+            timeout: Some(limit),
+            ..Default::default()
+        };
         let start = Instant::now();
         // SAFETY: promised by the caller, until the wait returns.
-        let dispatch = unsafe { self.queue.launch(&function, args, self.threads) }
-            .with_context(|| format!("cannot launch {}", kernel.name))?;
+        let dispatch = unsafe {
+            self.queue
+                .launch_with(&function, args, self.threads, options)
+        }
+        .with_context(|| format!("cannot launch {}", kernel.name))?;
         let report = dispatch
             .wait()
-            .with_context(|| format!("{} failed", kernel.name))?;
+            .with_context(|| format!("{} failed (time limit {limit:?})", kernel.name))?;
 
         let mut usage = self.usage.get();
         usage.time += start.elapsed();
@@ -100,6 +109,22 @@ impl Executor for Gpu {
     }
 }
 
+/// Steps per millisecond that a launch must do at least: a thirtieth of what the virtual GPU does.
+const STEPS_PER_MS: u64 = 2_000;
+
+/// Longest time that the driver lets a launch run.
+const LONGEST: Duration = Duration::from_secs(60 * 60);
+
+/// Steps of the largest launch that has as much time as it may need.
+pub const MOST_STEPS: u64 = LONGEST.as_secs() / 2 * 1000 * STEPS_PER_MS;
+
+/// Time that a launch of `steps` may run before it counts as hung: far more than it takes on a
+/// machine that is slow and busy.
+fn limit(steps: u64) -> Duration {
+    const SHORTEST: Duration = Duration::from_secs(30);
+    (SHORTEST + Duration::from_millis(steps / STEPS_PER_MS)).min(LONGEST)
+}
+
 /// Runs `kernel` on the CPU, as one thread: this is the result that the device must reach.
 ///
 /// # Safety
@@ -114,6 +139,14 @@ pub unsafe fn run_on_cpu(kernel: &Kernel, args: *mut c_void) {
 pub mod tests {
     use super::*;
 
+    #[test]
+    fn limits_grow_with_the_work_up_to_an_hour() {
+        assert_eq!(limit(1), Duration::from_secs(30));
+        assert_eq!(limit(1_000_u64.pow(3)), Duration::from_secs(30 + 500));
+        assert_eq!(limit(MOST_STEPS), Duration::from_secs(30 + 1_800));
+        assert_eq!(limit(u64::MAX), Duration::from_secs(3_600));
+    }
+
     /// The CPU in the place of the device. It can make a mistake, as a broken device would.
     #[derive(Default)]
     pub struct Cpu {
@@ -124,7 +157,8 @@ pub mod tests {
     }
 
     impl Executor for Cpu {
-        unsafe fn run(&self, kernel: &Kernel, args: *mut c_void) -> Result<()> {
+        unsafe fn run(&self, kernel: &Kernel, args: *mut c_void, steps: u64) -> Result<()> {
+            assert!(steps > 0, "{} has work to do", kernel.name);
             for index in 0..self.threads {
                 // SAFETY: promised by the caller.
                 unsafe { (kernel.host)(args, index, self.threads) };

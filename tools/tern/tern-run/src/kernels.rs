@@ -58,14 +58,16 @@ pub struct TriadArgs {
     pub count: u64,
 }
 
-/// `struct gemm_args`: C = A * B.
+/// `struct gemm_args`: C = A * B, or some rows of it.
 #[repr(C)]
 pub struct GemmArgs {
     pub c: *mut f32,
     pub a: *const f32,
     pub b: *const f32,
-    /// Rows and columns of each.
+    /// Columns of each, and rows of B.
     pub n: u64,
+    /// Rows of A and C.
+    pub rows: u64,
 }
 
 /// `struct chunk`: a part of a text.

@@ -36,7 +36,7 @@ struct Arguments {
     /// Memory that a workload works on, up to half of the machine's; units K, M and G.
     #[arg(long, default_value = "64M", value_parser = format::parse_size)]
     size: u64,
-    /// Rows and columns of gemm's matrices.
+    /// Rows and columns of gemm's three matrices of floats, up to half of the machine's memory.
     #[arg(long, default_value_t = 384, value_parser = clap::value_parser!(u64).range(1..))]
     n: u64,
     /// Turns of ping-pong between the device and the CPU.

@@ -2,9 +2,11 @@
 
 //! Memory from malloc, as any program has it.
 
-use std::io;
+use std::ffi::OsStr;
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 use std::ptr::NonNull;
+use std::{fs, io};
 
 use anyhow::{bail, Context, Result};
 use clap::ValueEnum;
@@ -130,20 +132,47 @@ pub fn page_size() -> usize {
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
-/// Bytes of memory of the machine.
+/// Where the kernel lists the machine's memory, block by block.
+const MEMORY_BLOCKS: &str = "/sys/devices/system/memory";
+
+/// Bytes of memory of the machine, what the kernel keeps for itself included.
 fn machine_memory() -> u64 {
+    memory_blocks(Path::new(MEMORY_BLOCKS)).unwrap_or_else(kernel_memory)
+}
+
+/// Bytes of all blocks of memory, or nothing where `directory` lists none, as on a kernel that
+/// cannot plug memory in.
+fn memory_blocks(directory: &Path) -> Option<u64> {
+    let size = fs::read_to_string(directory.join("block_size_bytes")).ok()?;
+    let size = u64::from_str_radix(size.trim(), 16).ok()?;
+    let is_block = |name: &OsStr| {
+        let number = name.to_str().and_then(|name| name.strip_prefix("memory"));
+        number.is_some_and(|number| number.parse::<u64>().is_ok())
+    };
+    let names = fs::read_dir(directory).ok()?.flatten();
+    let blocks = names.filter(|entry| is_block(&entry.file_name())).count() as u64;
+    size.checked_mul(blocks).filter(|bytes| *bytes > 0)
+}
+
+/// Bytes of memory that the kernel manages, without what it took at boot.
+fn kernel_memory() -> u64 {
     // SAFETY: sysconf has no preconditions.
     let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
     u64::try_from(pages).unwrap_or(0) * page_size() as u64
+}
+
+/// Most bytes that a workload may work on: half of the machine's memory.
+pub fn most() -> u64 {
+    machine_memory() / 2
 }
 
 /// Checks that a workload of `size` bytes leaves room for the rest of the machine.
 ///
 /// # Errors
 ///
-/// Where it is more than half of the machine's memory.
+/// Where it is more than [`most`].
 pub fn check_size(size: u64) -> Result<()> {
-    let most = machine_memory() / 2;
+    let most = most();
     if size > most {
         bail!(
             "{} is more than half of this machine's memory; use at most --size {}M",
@@ -183,6 +212,28 @@ mod tests {
         let error = check_size(u64::MAX).unwrap_err().to_string();
         assert!(error.contains("half of this machine's memory"), "{error}");
         check_size(1 << 20).unwrap();
+    }
+
+    #[test]
+    fn memory_is_counted_in_whole_blocks() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        assert_eq!(memory_blocks(path), None);
+        fs::write(path.join("block_size_bytes"), "8000000\n").unwrap();
+        assert_eq!(memory_blocks(path), None);
+        for name in ["memory0", "memory7", "memory32", "memory_groups", "power"] {
+            fs::create_dir(path.join(name)).unwrap();
+        }
+        assert_eq!(memory_blocks(path), Some(3 * (128 << 20)));
+        fs::write(path.join("block_size_bytes"), "some\n").unwrap();
+        assert_eq!(memory_blocks(path), None);
+        assert!(machine_memory() >= kernel_memory() && kernel_memory() > 0);
+    }
+
+    #[test]
+    fn half_of_the_memory_is_the_most() {
+        check_size(most()).unwrap();
+        assert!(check_size(most() + 1).is_err());
     }
 
     #[test]

@@ -55,7 +55,7 @@ static void fill(void)
 static void run(void)
 {
 	struct triad_args triad_args = { results.triad, b, c, 1.1, COUNT };
-	struct gemm_args gemm_args = { results.gemm, left, right, N };
+	struct gemm_args gemm_args = { results.gemm, left, right, N, N };
 	struct wordcount_args wordcount_args = { chunks, results.counts, CHUNKS, 0, 0 };
 	struct pingpong_args pingpong_args = { results.pingpong, COUNT, 0x123456789 };
 

@@ -40,7 +40,7 @@ typedef enum tern_status {
 	TERN_ERROR_FAULT = 9,
 	/* The kernel has an illegal instruction. */
 	TERN_ERROR_ILLEGAL = 10,
-	/* The kernel made a misaligned atomic access, or jumped to an odd address. */
+	/* The kernel made a misaligned atomic access. */
 	TERN_ERROR_MISALIGNED = 11,
 	/* The kernel ran for too long. */
 	TERN_ERROR_TIMEOUT = 12,

@@ -196,7 +196,7 @@ pub enum LaunchError {
         /// Address of the instruction.
         address: u64,
     },
-    /// A misaligned atomic operation or program counter.
+    /// A misaligned atomic operation.
     #[error("the kernel's {access} at {address:#x} is misaligned")]
     Misaligned {
         /// Address of the access.

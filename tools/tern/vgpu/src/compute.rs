@@ -311,9 +311,22 @@ impl Compute {
         self.work.notify_all();
     }
 
+    /// Looks at the doorbells and runs waves until none is left that can run, for a device without
+    /// threads. What happens depends on nothing but the memory of the guest.
+    pub fn settle(&self, core: &Core) {
+        self.scan(core);
+        let mut engine = Engine::new(Pace::Steady);
+        let mut schedule = lock(&self.schedule);
+        while let Some(task) = schedule.pick(core) {
+            drop(schedule);
+            schedule = self.turn(core, &mut engine, task);
+        }
+        engine.signal(core);
+    }
+
     /// Runs waves until [`quit`](Self::quit). Calls `rest` before it sleeps.
     pub fn work(&self, core: &Core, rest: impl Fn()) {
-        let mut engine = Engine::default();
+        let mut engine = Engine::new(Pace::Timed);
         let mut schedule = lock(&self.schedule);
         let mut rested = false;
         while !schedule.stop {
@@ -367,8 +380,18 @@ impl Compute {
     }
 }
 
+/// What ends a turn, and when the fault vector is raised.
+#[derive(PartialEq, Eq)]
+enum Pace {
+    /// The clock.
+    Timed,
+    /// A number of instructions; the vector is raised once, at the end.
+    Steady,
+}
+
 /// What one thread of the engine keeps.
 struct Engine {
+    pace: Pace,
     tlb: Tlb,
     /// Decoded instructions, by dispatch and address space, the oldest first.
     caches: VecDeque<(u64, u32, ICache)>,
@@ -380,9 +403,10 @@ struct Engine {
     unsignalled: Option<Instant>,
 }
 
-impl Default for Engine {
-    fn default() -> Self {
+impl Engine {
+    fn new(pace: Pace) -> Self {
         Self {
+            pace,
             tlb: Tlb::default(),
             caches: VecDeque::new(),
             quantum: 1024,
@@ -392,9 +416,7 @@ impl Default for Engine {
             unsignalled: None,
         }
     }
-}
 
-impl Engine {
     fn run(&mut self, core: &Core, compute: &Compute, task: &mut Task) -> Stop {
         self.faults.clear();
         self.missed.clear();
@@ -420,6 +442,9 @@ impl Engine {
 
     /// Keeps turns about as long as they should be.
     fn adapt(&mut self, stop: Stop, time: Duration) {
+        if self.pace == Pace::Steady {
+            return;
+        }
         if time > 2 * TURN {
             self.quantum = (self.quantum / 2).max(*QUANTUM.start());
         } else if stop == Stop::Quantum && time < TURN / 2 {
@@ -436,10 +461,8 @@ impl Engine {
             compute.faults.write(core, &mut entries);
             self.unsignalled.get_or_insert_with(Instant::now);
         }
-        if self
-            .unsignalled
-            .is_some_and(|since| since.elapsed() > BATCH)
-        {
+        let late = |since: Instant| since.elapsed() > BATCH;
+        if self.pace == Pace::Timed && self.unsignalled.is_some_and(late) {
             self.signal(core);
         }
     }

@@ -71,16 +71,19 @@ impl Device {
         })
     }
 
+    /// Finds the register that an access of `len` bytes is about, whole or by a half of it: what
+    /// it is, its offset and its width.
+    fn find(&self, offset: usize, len: usize) -> Option<(Kind, usize, usize)> {
+        let aligned = matches!(len, 4 | 8) && offset % len == 0;
+        regs::find(offset, self.core.options.copy_engines)
+            .filter(|(_, base, width)| aligned && offset + len <= base + width)
+    }
+
     /// Reads a register, or a half of one. What is none reads as 0.
     pub fn read(&self, offset: usize, len: usize) -> u64 {
-        let engines = self.core.options.copy_engines;
-        let Some((kind, base, width)) = regs::find(offset, engines) else {
-            return 0;
-        };
-        if offset % len.max(1) != 0 || offset + len > base + width {
-            return 0;
-        }
-        self.value(kind) >> (8 * (offset - base))
+        self.find(offset, len).map_or(0, |(kind, base, _)| {
+            self.value(kind) >> (8 * (offset - base))
+        })
     }
 
     fn value(&self, kind: Kind) -> u64 {
@@ -115,25 +118,14 @@ impl Device {
 
     /// Writes a register, or a half of one. A value that it does not take is an error of the device.
     pub fn write(&self, offset: usize, len: usize, value: u64) {
-        let engines = self.core.options.copy_engines;
-        let aligned = matches!(len, 4 | 8) && offset % len == 0;
-        let taken = match regs::find(offset, engines) {
-            Some((kind, base, width)) if aligned && offset + len <= base + width => {
-                let shift = 8 * (offset - base);
-                let mask = if len < width {
-                    u64::from(u32::MAX) << shift
-                } else {
-                    u64::MAX
-                };
-                let old = if mask == u64::MAX {
-                    0
-                } else {
-                    self.value(kind)
-                };
-                self.set(kind, old & !mask | value << shift & mask)
+        let taken = self.find(offset, len).is_some_and(|(kind, base, width)| {
+            if len == width {
+                return self.set(kind, value);
             }
-            _ => false,
-        };
+            let shift = 8 * (offset - base);
+            let mask = u64::from(u32::MAX) << shift;
+            self.set(kind, self.value(kind) & !mask | value << shift & mask)
+        });
         if !taken {
             self.core.error(hw::ERROR_REGISTER, offset as u64);
         }
@@ -149,7 +141,7 @@ impl Device {
             Kind::Plain(register) => register,
         };
         match register {
-            hw::REG_KICK => self.kick(),
+            hw::REG_KICK => self.look(),
             hw::REG_CONTROL => return self.control(value),
             hw::REG_ERROR => self.core.clear_errors(value as u32),
             hw::REG_AS_BASE if value % 64 == 0 => tables.as_base.store(value, Ordering::Release),
@@ -195,7 +187,7 @@ impl Device {
         self.compute.start(&self.core, faults, access);
         regs.enabled = true;
         self.core.set_running(true);
-        self.scan();
+        self.look();
     }
 
     /// Stops all engines, drops what they do, and waits until they touch nothing any more.
@@ -225,11 +217,12 @@ impl Device {
         self.core.reset_errors();
     }
 
-    fn kick(&self) {
+    /// Looks at every doorbell and has the engines do what there is to do, or does it.
+    fn look(&self) {
         if self.core.options.synchronous {
             self.control.process(&self.core, &self.compute);
             self.copies.iter().for_each(|copy| copy.process(&self.core));
-            self.compute.scan(&self.core);
+            self.compute.settle(&self.core);
         } else {
             self.scan();
         }
@@ -309,10 +302,10 @@ impl Running {
             threads: Vec::new(),
         };
         let options = running.device.core.options.clone();
-        for n in 0..options.compute_threads {
-            running.spawn(format!("compute-{n}"), Device::compute_thread)?;
-        }
         if !options.synchronous {
+            for n in 0..options.compute_threads {
+                running.spawn(format!("compute-{n}"), Device::compute_thread)?;
+            }
             running.spawn("control".into(), Device::control_thread)?;
             for n in 0..options.copy_engines as usize {
                 running.spawn(format!("copy-{n}"), move |device| {

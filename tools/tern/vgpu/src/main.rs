@@ -2,6 +2,7 @@
 
 //! The virtual GPU as a program: waits on a socket for QEMU's `vfio-user-pci`.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use clap::Parser;
+use rustix::fs::{flock, FlockOperation};
+use rustix::io::Errno;
 use tern_vgpu::device::Running;
 use tern_vgpu::misbehave::Misbehave;
 use tern_vgpu::options::{size, Options};
@@ -22,7 +25,7 @@ use tracing_subscriber::EnvFilter;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Path of the socket to listen on
+    /// Path of the socket to listen on; a file beside it, with .lock at its end, says that it is used
     #[arg(long)]
     socket: PathBuf,
     /// Bytes of VRAM, a multiple of 2M
@@ -49,8 +52,10 @@ struct Arguments {
     /// Microseconds that an idle device looks at its doorbells before it sleeps
     #[arg(long, value_name = "N", default_value_t = 20)]
     poll_us: u64,
-    /// Handle control and copy rings within the KICK, and never look at doorbells otherwise
-    #[arg(long)]
+    /// Do all work within the KICK, in one thread and in an order that is always the same, so that
+    /// it is done when the processor goes on; never look at doorbells otherwise. A dispatch that
+    /// never ends needs a watchdog then
+    #[arg(long, conflicts_with = "compute_threads")]
     synchronous: bool,
     /// Go wrong on purpose: drop-completion, delay-completion, reorder-completion, corrupt-fault
     /// or vanish; =N is one in how many, how many microseconds, or after how many completions
@@ -74,6 +79,30 @@ impl Arguments {
             synchronous: self.synchronous,
             seed: self.seed,
             misbehave: self.misbehave.clone(),
+        }
+    }
+}
+
+/// Takes the socket at `path` for this program, for as long as the result is kept. To connect
+/// would tell as well whether another device is there, but a device ends with its client.
+fn take(path: &Path) -> Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&name)
+        .with_context(|| format!("the lock {} cannot be opened", name.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => bail!(
+            "another tern-vgpu uses {}: stop it or choose another path with --socket",
+            path.display()
+        ),
+        Err(error) => {
+            Err(error).with_context(|| format!("the lock {} cannot be taken", name.display()))
         }
     }
 }
@@ -103,6 +132,7 @@ fn clear(path: &Path) -> Result<()> {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let running = Running::new(arguments.options())?;
+    let _lock = take(&arguments.socket)?;
     clear(&arguments.socket)?;
     let socket = Socket::new(&arguments.socket, running.device())
         .with_context(|| format!("no socket can be made at {}", arguments.socket.display()))?;

@@ -17,7 +17,7 @@ const PAGE_SHIFT: u32 = 12;
 const SIZES: [(u32, usize); 3] = [(PAGE_SHIFT, 1024), (16, 256), (21, 256)];
 /// Address bits that one level decodes.
 const LEVEL_BITS: u32 = 9;
-/// Bits of an entry below the address that have a meaning or must be 0; those above are ignored.
+/// Bits of an entry that must be 0; those above the address are ignored.
 const RESERVED: u64 = 0xfc0;
 /// Invalidations remembered for engines that have not seen them yet.
 const RECENT: usize = 64;
@@ -50,13 +50,16 @@ fn root(core: &Core, dma: &Dma<'_>, tables: &Tables, asid: u32) -> Result<u64, F
     let size = size_of::<hw::AddressSpace>() as u64;
     let base = tables.as_base.load(Ordering::Acquire);
     let addr = base.wrapping_add(u64::from(asid) * size);
-    match dma.read::<hw::AddressSpace>(addr) {
-        Some(space) => Ok(space.root),
-        None => {
-            core.error(hw::ERROR_DMA, addr);
-            Err(Failed::Malformed)
-        }
+    let Some(space) = dma.read::<hw::AddressSpace>(addr) else {
+        core.error(hw::ERROR_DMA, addr);
+        return Err(Failed::Malformed);
+    };
+    let valid = space.root & hw::ENTRY_VALID != 0;
+    let must_be_zero = space.root & (RESERVED | hw::ENTRY_LEAF | hw::ENTRY_64K) | space.reserved;
+    if valid && must_be_zero != 0 {
+        return Err(Failed::Malformed);
     }
+    Ok(space.root)
 }
 
 /// Walks the tables under `entry`, the root's, down to the leaf of `va`.

@@ -22,7 +22,7 @@ pub struct Options {
     pub aperture: u64,
     /// Copy engines, 1 to [`hw::MAX_COPY_ENGINES`].
     pub copy_engines: u32,
-    /// Host threads that run waves, at least 1.
+    /// Host threads that run waves, at least 1; a synchronous device has none.
     pub compute_threads: usize,
     /// Threads of one dispatch that are resident at a time, at least 1.
     pub resident: u32,
@@ -30,7 +30,7 @@ pub struct Options {
     pub lanes: usize,
     /// How long an idle device looks at its doorbells before it sleeps.
     pub poll: Duration,
-    /// Handle control and copy rings within the KICK, and never poll.
+    /// Do all work within the KICK, without threads, and never poll.
     pub synchronous: bool,
     /// Seed of all that happens at random.
     pub seed: u64,

@@ -4,8 +4,8 @@
 
 mod support;
 
-use support::asm::{self, add, addi, amoadd, ld, sd, slli, A0, A1, T0, T1, T2, ZERO};
-use support::{options, Guest, Ring};
+use support::asm::{self, add, addi, amoadd, ld, sd, slli, srli, A0, A1, T0, T1, T2, ZERO};
+use support::{options, Guest, Ring, STOPS};
 use tern_vgpu::hw;
 
 const CODE: u64 = 0x10_0000_0000;
@@ -436,6 +436,98 @@ fn malformed_tables_end_the_dispatch() {
     }
 }
 
+/// Dispatches a thread in a queue whose address space is malformed.
+fn expect_malformed(guest: &mut Guest, queue: &mut Ring, what: &str) {
+    guest.write32(hw::REG_ERROR, u32::MAX);
+    let fence = guest.dispatch(queue, packet(CODE, 0, 1));
+    let fence = guest.wait_fence(fence);
+    let told = (fence.status, fence.info);
+    assert_eq!(told, (hw::COMPLETE_PAGE_TABLE, CODE), "{what}");
+    assert_eq!(guest.read64(hw::REG_ERROR_INFO), CODE, "{what}");
+    assert_ne!(guest.read32(hw::REG_ERROR) & hw::ERROR_PAGE_TABLE, 0);
+}
+
+#[test]
+fn malformed_address_spaces_end_the_dispatch() {
+    let (mut guest, root, mut queue) = ready(&[asm::ECALL]);
+    let good = hw::AddressSpace {
+        root: root | hw::ENTRY_VALID,
+        reserved: 0,
+    };
+    let wrong_bits = (6..12).map(|bit| 1 << bit);
+    let mut wrong: Vec<hw::AddressSpace> = [hw::ENTRY_LEAF, hw::ENTRY_64K]
+        .into_iter()
+        .chain(wrong_bits)
+        .map(|bits| hw::AddressSpace {
+            root: good.root | bits,
+            ..good
+        })
+        .collect();
+    wrong.push(hw::AddressSpace {
+        reserved: 1 << 63,
+        ..good
+    });
+    for entry in wrong {
+        let what = format!("{:#x} {:#x}", entry.root, entry.reserved);
+        guest.set_space_entry(1, &entry);
+        guest.invalidate(1, 0, u64::MAX);
+        expect_malformed(&mut guest, &mut queue, &what);
+    }
+    // What has no meaning in a table entry, and what is ignored.
+    let ignored = hw::ENTRY_WRITE | hw::ENTRY_ATOMIC | 0xfff << 52;
+    guest.set_space(1, good.root | ignored);
+    guest.invalidate(1, 0, u64::MAX);
+    let fence = guest.dispatch(&mut queue, packet(CODE, 0, 1));
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    // Without ENTRY_VALID there is nothing to be malformed: the driver may still repair it.
+    guest.set_space_entry(
+        1,
+        &hw::AddressSpace {
+            root: !hw::ENTRY_VALID,
+            reserved: 1,
+        },
+    );
+    guest.invalidate(1, 0, u64::MAX);
+    let fence = guest.dispatch(&mut queue, packet(CODE, 0, 1));
+    assert_eq!(guest.wait_faults()[0].reason, hw::FAULT_ABSENT);
+    guest.set_space_entry(1, &good);
+    guest.replay();
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+}
+
+#[test]
+fn address_spaces_out_of_the_table_are_malformed() {
+    let (mut guest, _, mut queue) = ready(&[asm::ECALL]);
+    // A queue is not started in one that the table does not have.
+    let ring = guest.ring(6, 0, 0);
+    guest.set_queue(4, 1 << support::TABLE_LOG2, &ring);
+    let start = hw::ControlPacket {
+        op: hw::OP_QUEUE_START,
+        id: 4,
+        ..Default::default()
+    };
+    assert_eq!(guest.control(start).status, hw::COMPLETE_BAD_PACKET);
+    // The table shrinks, or goes, under a queue that runs.
+    guest.write32(hw::REG_AS_LOG2, 0);
+    expect_malformed(&mut guest, &mut queue, "beyond the end");
+    assert_eq!(guest.read32(hw::REG_ERROR), hw::ERROR_PAGE_TABLE);
+    guest.write32(hw::REG_AS_LOG2, support::TABLE_LOG2);
+    guest.write64(hw::REG_AS_BASE, support::RAM + support::RAM_SIZE);
+    expect_malformed(&mut guest, &mut queue, "out of reach");
+    let errors = hw::ERROR_PAGE_TABLE | hw::ERROR_DMA;
+    assert_eq!(guest.read32(hw::REG_ERROR), errors);
+}
+
+#[test]
+fn an_odd_entry_begins_at_the_even_address_below() {
+    let (mut guest, root, mut queue) = ready(&load_store());
+    let data = guest.alloc(4096, 4096);
+    guest.map(root, DATA, data, 12, RW);
+    let fence = guest.dispatch(&mut queue, packet(CODE + 1, DATA, 1));
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    assert_eq!(guest.load(data + 8), 1);
+}
+
 #[test]
 fn bad_packets_are_refused() {
     let (mut guest, _, mut queue) = ready(&[asm::ECALL]);
@@ -487,35 +579,116 @@ fn unmapped_memory_is_not_used() {
     assert_eq!(guest.load(data), after);
 }
 
+/// Starts a device that was stopped.
+fn restart(guest: &mut Guest, root: u64, reset: bool) -> Ring {
+    assert_eq!(guest.read32(hw::REG_STATUS), hw::STATUS_READY);
+    assert_eq!(guest.read64(hw::REG_AS_BASE) == 0, reset);
+    guest.program();
+    guest.enable();
+    guest.set_space(1, root | hw::ENTRY_VALID);
+    guest.invalidate(1, 0, u64::MAX);
+    guest.start_queue(3, 1)
+}
+
 #[test]
-fn reset_in_the_middle_of_work() {
+fn stopped_in_the_middle_of_work() {
     let (mut guest, root, mut queue) = ready(&[
         ld(T0, A0, 0),
         addi(T0, T0, 1),
         sd(T0, A0, 0),
         asm::beq_back(ZERO, ZERO, 3),
     ]);
-    for round in 0..10 {
+    for (stop, reset) in STOPS.into_iter().cycle().take(12) {
         let data = guest.alloc(4096, 4096);
         guest.map(root, DATA, data, 12, RW);
         let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 64));
         guest.until("work", |guest| guest.load(data) > 1000);
-        if round % 2 == 0 {
-            guest.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
-        } else {
-            guest.client.reset().unwrap();
-            guest.set_master(true);
-        }
+        stop(&mut guest);
         let after = guest.load(data);
-        assert_eq!(guest.read32(hw::REG_STATUS), hw::STATUS_READY);
-        assert_eq!(guest.read64(hw::REG_AS_BASE), 0);
         assert_eq!(guest.bell(queue.bell), 0);
-        guest.program();
-        guest.enable();
-        guest.set_space(1, root | hw::ENTRY_VALID);
-        queue = guest.start_queue(3, 1);
+        queue = restart(&mut guest, root, reset);
         assert_eq!(guest.load(data), after);
         assert_ne!(guest.load(fence.0), fence.1);
+    }
+}
+
+#[test]
+fn stopped_while_threads_wait_for_a_fault() {
+    let (mut guest, root, mut queue) = ready(&load_store());
+    for (stop, reset) in STOPS.into_iter().cycle().take(12) {
+        let waiting = guest.dispatch(&mut queue, packet(CODE, DATA, 64));
+        guest.until("the faults", |guest| guest.index(&guest.faults) >= 2);
+        stop(&mut guest);
+        let old = guest.faults;
+        let told = guest.index(&old);
+        queue = restart(&mut guest, root, reset);
+        // They are forgotten: a replay does not wake them.
+        guest.replay();
+        let data = guest.alloc(4096, 4096);
+        guest.map(root, DATA, data, 12, RW);
+        let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 1));
+        assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+        assert_eq!(guest.load(data + 8), 1);
+        assert_ne!(guest.load(waiting.0), waiting.1);
+        assert_eq!((guest.index(&old), guest.index(&guest.faults)), (told, 0));
+        guest.set_entry(root, DATA, 0, 0);
+        guest.invalidate(1, DATA, DATA);
+    }
+}
+
+#[test]
+fn stopped_with_everything_in_flight() {
+    let (mut guest, root, mut waiting) = ready(&load_store());
+    let endless = guest.program_at(
+        root,
+        CODE + 4096,
+        &[sd(A1, A0, 0), asm::beq_back(ZERO, ZERO, 1)],
+    );
+    for (stop, reset) in STOPS.into_iter().cycle().take(8) {
+        let mut running = guest.start_queue(4, 1);
+        let mark = guest.alloc(8, 8);
+        let data = guest.alloc(4096, 4096);
+        guest.map(root, DATA + 4096, data, 12, RW);
+        guest.dispatch(&mut running, packet(endless, DATA + 4096, 1024));
+        guest.dispatch(&mut waiting, packet(CODE, DATA, 64));
+        guest.until("the faults", |guest| guest.index(&guest.faults) > 0);
+        let copies = guest.long_copies(mark);
+        guest.until("a copy", |guest| guest.index(&copies) > copies.put);
+        stop(&mut guest);
+        let indices = [copies, running, waiting].map(|ring| guest.index(&ring));
+        for ring in [copies, running, waiting] {
+            assert_eq!(guest.bell(ring.bell), 0);
+        }
+        let old = [copies, running, waiting];
+        waiting = restart(&mut guest, root, reset);
+        let fence = guest.copy(0, hw::CopyPacket::default());
+        assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+        assert_eq!(old.map(|ring| guest.index(&ring)), indices);
+        assert_eq!(guest.load(mark), 0);
+    }
+}
+
+#[test]
+fn a_compute_ring_wraps() {
+    let (mut guest, root, mut queue) = ready(&count());
+    let data = guest.alloc(4096, 4096);
+    guest.map(root, DATA, data, 12, RW);
+    let entries = 1 << queue.log2;
+    for done in 1..=5 * entries + 21 {
+        let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 1));
+        assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+        assert_eq!((guest.load(data), guest.index(&queue)), (done, done));
+    }
+    // Full rings that begin in the middle, each one entry further.
+    for _ in 0..5 {
+        let before = guest.load(data);
+        let put = |_| guest.put_dispatch(&mut queue, packet(CODE, DATA, 3));
+        let last = (0..entries).map(put).last().unwrap();
+        guest.doorbell(queue.bell, queue.put);
+        assert_eq!(guest.wait_fence(last).status, hw::COMPLETE_OK);
+        assert_eq!(guest.load(data), before + 3 * entries);
+        let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 1));
+        assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
     }
 }
 
@@ -539,4 +712,131 @@ fn access_counters_report_remote_regions() {
     regions.sort();
     assert_eq!(regions, [CODE, DATA + 0x3_0000]);
     assert!(entries.iter().all(|e| e.asid == 1 && e.count == 10));
+}
+
+#[test]
+fn access_counters_have_regions_of_2_mib() {
+    let (mut guest, root, mut queue) = ready(&count());
+    guest.write32(hw::REG_ACCESS_THRESHOLD, 4);
+    guest.write32(hw::REG_ACCESS_SHIFT, 21);
+    assert_eq!(guest.read32(hw::REG_ACCESS_SHIFT), 21);
+    let data = guest.alloc(4096, 4096);
+    // The two ends of one region, and the first page of the next.
+    let region = DATA + (6 << 21);
+    let last = region + (1 << 21) - 4096;
+    for va in [region, last, last + 4096] {
+        guest.map(root, va, data, 12, RW);
+        for _ in 0..2 {
+            let fence = guest.dispatch(&mut queue, packet(CODE, va, 1));
+            assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+        }
+    }
+    // Six dispatches fetched from the region of the code.
+    guest.until("two entries", |guest| guest.index(&guest.access) == 2);
+    let entries: Vec<hw::AccessEntry> = (0..2)
+        .map(|i| guest.peek(guest.access.base + 32 * i))
+        .collect();
+    let mut regions: Vec<u64> = entries.iter().map(|e| e.addr).collect();
+    regions.sort();
+    assert_eq!(regions, [CODE, region]);
+    assert!(entries.iter().all(|e| e.asid == 1 && e.count == 4));
+}
+
+#[test]
+fn access_entries_without_room_are_counted_and_lost() {
+    let (mut guest, root, mut queue) = ready(&count());
+    guest.write32(hw::REG_ACCESS_THRESHOLD, 1);
+    guest.write32(hw::REG_ACCESS_SHIFT, 16);
+    let data = guest.alloc(4096, 4096);
+    let entries = 1 << guest.access.log2;
+    let overflow = |guest: &Guest| guest.load(guest.access.writeback + 8);
+    let mut use_region = |guest: &mut Guest, n: u64| {
+        let va = DATA + (n << 16);
+        guest.map(root, va, data, 12, RW);
+        let fence = guest.dispatch(&mut queue, packet(CODE, va, 1));
+        assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    };
+    // Each makes two entries: one for the code, one for the data. The last may follow its fence.
+    for n in 0..entries {
+        use_region(&mut guest, n);
+    }
+    guest.until("the overflow", |guest| overflow(guest) == entries);
+    assert_eq!(guest.index(&guest.access), entries);
+    let kept = guest.bytes(true, guest.access.base, 32 * entries as usize);
+    // The driver takes them all: there is room again, and nothing was written twice.
+    guest.doorbell(guest.access.bell, entries);
+    use_region(&mut guest, entries);
+    guest.until("new entries", |guest| {
+        guest.index(&guest.access) == entries + 2
+    });
+    assert_eq!(overflow(&guest), entries);
+    let now = guest.bytes(true, guest.access.base, 32 * entries as usize);
+    assert_eq!(kept[64..], now[64..]);
+    let new: Vec<hw::AccessEntry> = (0..2)
+        .map(|i| guest.peek(guest.access.base + 32 * i))
+        .collect();
+    assert!(new.iter().any(|e| e.addr == DATA + (entries << 16)));
+}
+
+fn synchronous() -> tern_vgpu::options::Options {
+    tern_vgpu::options::Options {
+        synchronous: true,
+        ..options()
+    }
+}
+
+#[test]
+fn a_synchronous_dispatch_is_done_when_the_kick_is() {
+    // Each thread has a page of its own: a0[512 * index] = index.
+    let program = [slli(T0, A1, 12), add(T0, T0, A0), sd(A1, T0, 0), asm::RET];
+    let (mut guest, root, mut queue) = ready_with(synchronous(), &program);
+    let threads = 40;
+    let data = guest.alloc(threads << 12, 4096);
+    let fence = guest.dispatch(&mut queue, packet(CODE, DATA, threads));
+    assert_eq!(guest.interrupts(hw::VECTOR_FAULT), 1);
+    let told: Vec<u64> = guest.take_faults().iter().map(|f| f.addr).collect();
+    let expected: Vec<u64> = (0..threads).map(|i| DATA + (i << 12)).collect();
+    assert_eq!(told, expected);
+    assert_ne!(guest.load(fence.0), fence.1);
+    for offset in (0..threads << 12).step_by(4096) {
+        guest.map(root, DATA + offset, data + offset, 12, RW);
+    }
+    let replay = guest.control_async(hw::ControlPacket {
+        op: hw::OP_REPLAY,
+        ..Default::default()
+    });
+    assert_eq!(guest.load(replay.0), replay.1);
+    assert_eq!(guest.load(fence.0), fence.1);
+    assert_eq!(guest.interrupts(hw::VECTOR_COMPUTE), 1);
+    for index in 0..threads {
+        assert_eq!(guest.load(data + (index << 12)), index);
+    }
+}
+
+#[test]
+fn synchronous_waves_take_turns_in_the_same_way_each_time() {
+    // 16384 times a0[0] += 1, without atomics: what is lost tells when the waves took turns.
+    let program = [
+        ld(T0, A0, 0),
+        addi(T0, T0, 1),
+        sd(T0, A0, 0),
+        addi(T2, T2, 1),
+        srli(T1, T2, 14),
+        asm::beq_back(T1, ZERO, 5),
+        asm::RET,
+    ];
+    let run = || {
+        let (mut guest, root, mut queue) = ready_with(synchronous(), &program);
+        let data = guest.alloc(4096, 4096);
+        guest.map(root, DATA, data, 12, RW);
+        let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 200));
+        assert_eq!(guest.load(fence.0), fence.1);
+        assert_eq!(guest.peek::<hw::Fence>(fence.0).status, hw::COMPLETE_OK);
+        guest.load(data)
+    };
+    let first = run();
+    assert_ne!(first % 16384, 0);
+    for _ in 0..5 {
+        assert_eq!(run(), first);
+    }
 }

@@ -4,10 +4,10 @@
 
 mod support;
 
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{options, Guest, PATIENCE};
+use support::{options, Guest, Program, PATIENCE};
 use tern_vgpu::hw;
 use tern_vgpu::misbehave::Misbehave;
 use tern_vgpu::options::{size, Invalid, Options};
@@ -102,35 +102,10 @@ fn fault_entries_are_corrupted() {
     assert!((20..80).contains(&wrong), "{wrong}");
 }
 
-/// A program that is killed when the test ends.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn the_device_vanishes() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("vgpu");
-    let child = Command::new(env!("CARGO_BIN_EXE_tern-vgpu"))
-        .args(["--vram", "32M", "--aperture", "16M"])
-        .args(["--misbehave", "vanish=5", "--socket"])
-        .arg(&socket)
-        .spawn()
-        .unwrap();
-    let mut program = Program(child);
-    let end = Instant::now() + PATIENCE;
-    while !socket.exists() {
-        assert!(Instant::now() < end, "the program made no socket");
-        std::thread::yield_now();
-    }
-    let mut guest = Guest::connect(vfio_user::Client::new(&socket).unwrap());
-    guest.program();
-    guest.enable();
+    let mut program = Program::start(&["--misbehave", "vanish=5"]);
+    let mut guest = program.guest();
     for _ in 0..5 {
         let fence = guest.copy(0, nop());
         guest.wait_fence(fence);
@@ -148,7 +123,7 @@ fn the_device_vanishes() {
     let _ = guest
         .client
         .region_write(0, hw::REG_KICK as u64, &0u32.to_le_bytes());
-    program.0.wait().unwrap();
+    program.child.wait().unwrap();
     let mut id = [0; 4];
     assert!(guest.client.region_read(0, 0, &mut id).is_err());
     assert_ne!(guest.load(packet.fence_addr), 99);
@@ -163,6 +138,50 @@ fn output(arguments: &[&str]) -> Output {
 }
 
 #[test]
+fn a_second_device_leaves_the_first_alone() {
+    let mut program = Program::start(&[]);
+    let socket = program.socket.to_str().unwrap();
+    for _ in 0..3 {
+        let second = output(&["--socket", socket]);
+        let text = String::from_utf8_lossy(&second.stderr);
+        assert!(!second.status.success());
+        assert!(text.contains("another tern-vgpu uses"), "{text}");
+    }
+    let mut guest = program.guest();
+    let fence = guest.copy(0, nop());
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    // It is connected now, and its socket still its own.
+    assert!(!output(&["--socket", socket]).status.success());
+    let fence = guest.copy(0, nop());
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    drop(guest);
+    assert!(program.child.wait().unwrap().success());
+}
+
+#[test]
+fn what_a_killed_device_leaves_is_used_again() {
+    let mut first = Program::start(&[]);
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    assert!(first.socket.exists());
+    let second = Command::new(env!("CARGO_BIN_EXE_tern-vgpu"))
+        .args(["--vram", "32M", "--aperture", "16M", "--socket"])
+        .arg(&first.socket)
+        .spawn()
+        .unwrap();
+    first.child = second;
+    let end = Instant::now() + PATIENCE;
+    let client = loop {
+        match vfio_user::Client::new(&first.socket) {
+            Ok(client) => break client,
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+    };
+    assert_eq!(Guest::connect(client).read32(hw::REG_ID), hw::ID);
+    assert!(first.child.wait().unwrap().success());
+}
+
+#[test]
 fn wrong_options_are_explained() {
     let directory = tempfile::tempdir().unwrap();
     let used = directory.path().join("used");
@@ -172,7 +191,7 @@ fn wrong_options_are_explained() {
     let nowhere = format!("{free}/nowhere");
     let cases: [(&[&str], &str); 9] = [
         (&["--socket", used], "another program listens"),
-        (&["--socket", &nowhere], "no socket can be made"),
+        (&["--socket", &nowhere], "cannot be opened"),
         (&["--socket", free, "--vram", "64M"], "larger than the VRAM"),
         (&["--socket", free, "--vram", "3M"], "multiple of 2 MiB"),
         (&["--socket", free, "--aperture", "48M"], "power of two"),

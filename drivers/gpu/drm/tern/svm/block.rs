@@ -16,6 +16,7 @@ use kernel::{
             FaultError,
             RangeFault, //
         },
+        notifier::Retry,
         MmWithUser, //
     },
     prelude::*,
@@ -30,6 +31,8 @@ use crate::{
     hw,
     memory::DeviceMemory,
     mmu::{
+        MapError,
+        PageTable,
         Reserve,
         Target,
         BLOCK_PAGES,
@@ -55,6 +58,23 @@ impl PageSet {
         for (word, more) in self.0.iter_mut().zip(other.0) {
             *word |= more;
         }
+    }
+
+    /// Takes all of `other` out.
+    fn remove(&mut self, other: &Self) {
+        for (word, less) in self.0.iter_mut().zip(other.0) {
+            *word &= !less;
+        }
+    }
+
+    /// The pages for which `keep` is true.
+    fn filter(&self, keep: impl Fn(usize) -> bool) -> Self {
+        let mut kept = Self::default();
+
+        for page in self.iter().filter(|&page| keep(page)) {
+            kept.insert(page);
+        }
+        kept
     }
 
     /// Whether `page` is in it.
@@ -87,11 +107,22 @@ impl PageSet {
         Some(start..end.unwrap_or(BLOCK_PAGES))
     }
 
+    fn insert_run(&mut self, run: Range<usize>) {
+        for page in run {
+            self.insert(page);
+        }
+    }
+
     fn remove_run(&mut self, run: Range<usize>) {
         for page in run {
             self.0[page / 64] &= !(1 << (page % 64));
         }
     }
+}
+
+/// Whether an access of kind `ACCESS_*` needs the right to write.
+fn is_write(access: u32) -> bool {
+    matches!(access, hw::ACCESS_WRITE | hw::ACCESS_ATOMIC)
 }
 
 /// What the device wants of a block of 2 MiB.
@@ -119,9 +150,10 @@ impl Block {
     pub(crate) fn want(&mut self, addr: usize, access: u32) {
         let page = addr / PAGE_SIZE % BLOCK_PAGES;
 
-        match access {
-            hw::ACCESS_WRITE | hw::ACCESS_ATOMIC => self.write.insert(page),
-            _ => self.read.insert(page),
+        if is_write(access) {
+            self.write.insert(page);
+        } else {
+            self.read.insert(page);
         }
     }
 
@@ -137,9 +169,84 @@ impl Block {
     pub(crate) fn range(&self) -> Range<usize> {
         self.start..self.start + BLOCK_SIZE
     }
+
+    /// Addresses of pages of the block.
+    fn addresses(&self, pages: Range<usize>) -> Range<usize> {
+        self.start + pages.start * PAGE_SIZE..self.start + pages.end * PAGE_SIZE
+    }
 }
 
-/// Buffers for [`install`].
+/// Pages of a block that the device may not, or not yet, access as it wants to.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Failed {
+    /// Pages that it may not read.
+    pub(crate) read: PageSet,
+    /// Pages that it may not write. It may still read them unless they are in `read` too.
+    pub(crate) write: PageSet,
+}
+
+impl Failed {
+    /// Whether an access of kind `ACCESS_*` to `page` fails.
+    pub(crate) fn covers(&self, page: usize, access: u32) -> bool {
+        if is_write(access) {
+            self.write.contains(page)
+        } else {
+            self.read.contains(page)
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.read.is_empty() && self.write.is_empty()
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.read.add(&other.read);
+        self.write.add(&other.write);
+    }
+
+    fn remove(&mut self, other: &Self) {
+        self.read.remove(&other.read);
+        self.write.remove(&other.write);
+    }
+
+    fn filter(&self, keep: impl Fn(usize) -> bool) -> Self {
+        Self {
+            read: self.read.filter(&keep),
+            write: self.write.filter(&keep),
+        }
+    }
+}
+
+/// Why pages could not be mapped this time.
+#[derive(Debug, PartialEq, Eq)]
+enum Trouble {
+    /// The memory changed meanwhile.
+    Changed,
+    /// The reserve of the page table is used up.
+    Reserve,
+    /// The system had no memory for them.
+    NoMemory,
+    /// It is of no use to try again.
+    Failed(Error),
+}
+
+impl From<FaultError> for Trouble {
+    fn from(e: FaultError) -> Self {
+        match e {
+            FaultError::Retry => Self::Changed,
+            FaultError::Failed(ENOMEM) => Self::NoMemory,
+            FaultError::Failed(e) => Self::Failed(e),
+        }
+    }
+}
+
+impl From<Retry> for Trouble {
+    fn from(_: Retry) -> Self {
+        Self::Changed
+    }
+}
+
+/// Buffers for [`Installer::install`].
 pub(crate) struct Installer {
     buf: hmm::Buffer,
     reserve: Reserve,
@@ -157,8 +264,11 @@ impl Installer {
     /// Lets the device reach what it wants of `block`, wherever that is, and whatever else of it
     /// is there already.
     ///
-    /// Returns the pages that the process itself may not access like that. A page that cannot be
-    /// had now is in neither: the device faults again. May sleep.
+    /// Returns the pages that the process itself may not access like that, or that the device
+    /// cannot reach. A page that cannot be had now is not among them: the device faults again. May
+    /// sleep.
+    ///
+    /// Errors: `ENOMEM` if there is no memory, though it was asked for repeatedly.
     pub(crate) fn install(
         &mut self,
         dev: &Device<Bound>,
@@ -166,39 +276,62 @@ impl Installer {
         vm: &Vm,
         mm: &MmWithUser,
         block: &Block,
-    ) -> Result<PageSet> {
+    ) -> Result<Failed> {
         /// After so many invalidations in between the device gets its turn to fault again.
         const ROUNDS: usize = 16;
+        /// Failed allocations after which there is no hope. Each has reclaimed what it could.
+        const ALLOCATIONS: usize = 4;
         let start = Instant::<Monotonic>::now();
-        let mut failed = PageSet::default();
+        let mut failed = Failed::default();
+        let mut allocations = 0;
 
         for _ in 0..ROUNDS {
-            let missing = match self.map_present(dev, memory, vm, mm, block) {
-                Ok(missing) => missing,
-                Err(EAGAIN) => continue,
-                Err(ENOMEM) => {
-                    self.reserve.fill(dev)?;
-                    continue;
-                }
-                Err(e) => return Err(e),
+            let trouble = match self.round(dev, memory, vm, mm, block, &mut failed) {
+                Ok(true) => break,
+                Ok(false) => continue,
+                Err(Trouble::Reserve) if self.reserve.fill(dev).is_ok() => continue,
+                Err(trouble) => trouble,
             };
-            let (mut read, mut write) = missing;
 
-            for page in failed.iter() {
-                read.remove_run(page..page + 1);
-                write.remove_run(page..page + 1);
+            match trouble {
+                Trouble::Changed => (),
+                Trouble::Failed(e) => return Err(e),
+                Trouble::Reserve | Trouble::NoMemory => {
+                    allocations += 1;
+                    if allocations == ALLOCATIONS {
+                        return Err(ENOMEM);
+                    }
+                }
             }
-            if read.is_empty() && write.is_empty() {
-                break;
-            }
-            failed.add(&self.make_present(memory, vm, mm, block, write, Access::Write)?);
-            failed.add(&self.make_present(memory, vm, mm, block, read, Access::Read)?);
         }
         vm.stats.install_ns.add_since(start);
         Ok(failed)
     }
 
-    /// Maps what is there; returns the wanted pages that the device cannot read or write yet.
+    /// Maps what is there, and asks for what is not. True if nothing is left to be done.
+    fn round(
+        &mut self,
+        dev: &Device<Bound>,
+        memory: &DeviceMemory,
+        vm: &Vm,
+        mm: &MmWithUser,
+        block: &Block,
+        failed: &mut Failed,
+    ) -> Result<bool, Trouble> {
+        let mut missing = self.map_present(dev, memory, vm, mm, block, failed)?;
+
+        missing.remove(failed);
+        if missing.is_empty() {
+            return Ok(true);
+        }
+        let mut ask = |pages, access| self.make_present(memory, vm, mm, block, pages, access);
+        failed.write.add(&ask(missing.write, Access::Write)?);
+        failed.read.add(&ask(missing.read, Access::Read)?);
+        Ok(false)
+    }
+
+    /// Maps what is there; returns the wanted pages that the device cannot access yet, and adds
+    /// those to `failed` that are there but beyond its reach.
     fn map_present(
         &mut self,
         dev: &Device<Bound>,
@@ -206,50 +339,50 @@ impl Installer {
         vm: &Vm,
         mm: &MmWithUser,
         block: &Block,
-    ) -> Result<(PageSet, PageSet)> {
+        failed: &mut Failed,
+    ) -> Result<Failed, Trouble> {
         let mut stable = RangeFault::new(&vm.notifier, block.range(), Access::Snapshot)
             .owner(memory.owner())
-            .fault_unlocked(mm, timeout(), &mut self.buf)
-            .map_err(retry)?
+            .fault_unlocked(mm, timeout(), &mut self.buf)?
             .lock()?;
+        let mut runs = 0;
         let (table, entries) = stable.parts();
-
         for entry in entries {
-            let vram = if entry.is_device_private() {
-                let offset = memory.offset_of_pfn(entry.pfn()).ok_or(EINVAL)?;
-                Some((offset as u64) << 12)
-            } else {
-                if entry.is_writable() && entry.folio().is_anon() {
-                    // No page table of the CPU will tell that the device wrote to it.
-                    entry.folio().mark_dirty();
-                }
-                None
-            };
-            let first = entry.index();
-            let target = Target {
-                entry: &entry,
-                vram,
-            };
-            let mapped = table.map(dev, block.start, first, &target, &mut self.reserve)?;
+            let target = target(memory, &entry);
 
-            if vram.is_none() {
-                vm.stats.mapped_pages.add(mapped as u64);
+            runs += usize::from(target.vram.is_none());
+            if table.gains_write(block.start, entry.index(), &target) {
+                vm.notifier.zap(table, &block.addresses(run_of(&entry)));
+            }
+        }
+        self.reserve.expect(runs);
+
+        let mut unreachable = PageSet::default();
+        let (table, entries) = stable.parts();
+        for entry in entries {
+            let target = target(memory, &entry);
+            let first = entry.index();
+
+            // The device may write until the next invalidation, and no page table of the CPU will
+            // tell. The mark outlives the mapping: whoever cleans a page, be it writeback, reclaim
+            // or MADV_FREE, first takes away or write-protects all that maps it, which is an
+            // invalidation. That waits for the lock that we hold, and ends this mapping. None is
+            // under way, as the sequence is unchanged.
+            entry.mark_dirty();
+            match table.map(dev, block.start, first, &target, &mut self.reserve) {
+                Ok(mapped) if target.vram.is_none() => vm.stats.mapped_pages.add(mapped as u64),
+                Ok(_) => (),
+                Err(MapError::Reserve) => return Err(Trouble::Reserve),
+                Err(MapError::Failed(e)) => {
+                    dev_dbg!(dev, "block {:#x}, page {}: {:?}\n", block.start, first, e);
+                    unreachable.insert_run(run_of(&entry));
+                }
             }
         }
 
-        let lacks = |wanted: &PageSet, right: u64| {
-            let mut missing = PageSet::default();
-            for page in wanted.iter() {
-                if table.lookup(block.start, page) & right != right {
-                    missing.insert(page);
-                }
-            }
-            missing
-        };
-        Ok((
-            lacks(&block.read, hw::ENTRY_VALID),
-            lacks(&block.write, hw::ENTRY_VALID | hw::ENTRY_WRITE),
-        ))
+        let missing = missing(table, block);
+        failed.add(&missing.filter(|page| unreachable.contains(page)));
+        Ok(missing)
     }
 
     /// Has the core fault `pages` in, none of which the device can access like that yet; returns
@@ -262,14 +395,12 @@ impl Installer {
         block: &Block,
         mut pages: PageSet,
         access: Access,
-    ) -> Result<PageSet> {
+    ) -> Result<PageSet, Trouble> {
         let mut failed = PageSet::default();
 
         while let Some(run) = pages.first_run() {
-            let mut range = |pages: Range<usize>| {
-                let at = |page| block.start + page * PAGE_SIZE;
-
-                let fault = RangeFault::new(&vm.notifier, at(pages.start)..at(pages.end), access);
+            let mut ask = |pages: Range<usize>| {
+                let fault = RangeFault::new(&vm.notifier, block.addresses(pages), access);
                 // The core reports device memory of the owner as it is, even if it is read-only
                 // and is to be written. Without an owner it comes back, and is copied if shared.
                 let fault = match access {
@@ -277,23 +408,20 @@ impl Installer {
                     _ => fault.owner(memory.owner()),
                 };
 
-                fault
-                    .fault_unlocked(mm, timeout(), &mut self.buf)
-                    .map(|_| ())
-                    .map_err(retry)
+                match fault.fault_unlocked(mm, timeout(), &mut self.buf) {
+                    Ok(_) | Err(FaultError::Retry) => Ok(true),
+                    Err(FaultError::Failed(EFAULT | EPERM | EINVAL)) => Ok(false),
+                    Err(e) => Err(Trouble::from(e)),
+                }
             };
 
-            match range(run.clone()) {
-                Ok(()) | Err(EAGAIN) => (),
-                Err(EFAULT | EPERM | EINVAL) => {
-                    // One of them: find out which.
-                    for page in run.clone() {
-                        if let Err(EFAULT | EPERM | EINVAL) = range(page..page + 1) {
-                            failed.insert(page);
-                        }
+            if !ask(run.clone())? {
+                // One of them: find out which.
+                for page in run.clone() {
+                    if !ask(page..page + 1)? {
+                        failed.insert(page);
                     }
                 }
-                Err(e) => return Err(e),
             }
             pages.remove_run(run);
         }
@@ -305,10 +433,28 @@ fn timeout() -> kernel::time::Jiffies {
     msecs_to_jiffies(1000)
 }
 
-fn retry(e: FaultError) -> Error {
-    match e {
-        FaultError::Retry => EAGAIN,
-        FaultError::Failed(e) => e,
+/// The pages of the block that an entry stands for.
+fn run_of(entry: &hmm::Entry<'_>) -> Range<usize> {
+    entry.index()..entry.index() + entry.nr_pages()
+}
+
+fn target<'a>(memory: &DeviceMemory, entry: &'a hmm::Entry<'a>) -> Target<'a> {
+    // Only device memory of our own is reported as such.
+    let offset = memory.offset_of_pfn(entry.pfn());
+
+    Target {
+        entry,
+        vram: offset.map(|offset| (offset as u64) << 12),
+    }
+}
+
+/// The pages of what the device wants that `table` does not let it access.
+fn missing(table: &PageTable, block: &Block) -> Failed {
+    let lacks = |right: u64| move |page| table.lookup(block.start, page) & right != right;
+
+    Failed {
+        read: block.read.filter(lacks(hw::ENTRY_VALID)),
+        write: block.write.filter(lacks(hw::ENTRY_VALID | hw::ENTRY_WRITE)),
     }
 }
 
@@ -328,6 +474,26 @@ mod tests {
         }
         assert!(set.first_run().is_none());
         assert!(set.is_empty());
+    }
+
+    #[test]
+    fn a_page_that_may_not_be_written_may_be_read() {
+        let mut failed = Failed::default();
+        failed.write.insert(7);
+        assert!(failed.covers(7, hw::ACCESS_WRITE) && failed.covers(7, hw::ACCESS_ATOMIC));
+        assert!(!failed.covers(7, hw::ACCESS_READ) && !failed.covers(7, hw::ACCESS_FETCH));
+        failed.read.insert(8);
+        assert!(failed.covers(8, hw::ACCESS_FETCH) && !failed.covers(8, hw::ACCESS_WRITE));
+    }
+
+    #[test]
+    fn lack_of_memory_is_told_from_the_rest() {
+        assert_eq!(Trouble::from(FaultError::Retry), Trouble::Changed);
+        assert_eq!(Trouble::from(FaultError::from(ENOMEM)), Trouble::NoMemory);
+        assert_eq!(
+            Trouble::from(FaultError::from(EFAULT)),
+            Trouble::Failed(EFAULT)
+        );
     }
 
     #[test]

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Service of GPU faults: drain, sort, merge by block of 2 MiB, serve, one replay.
+//! Service of GPU faults: drain, sort by address space; then, for each of them on its own, sort,
+//! merge by block of 2 MiB, serve, one replay.
+//!
+//! The interrupt thread only drains. To serve a fault is to fault on behalf of a process, which
+//! waits for whatever its memory waits for: a file system in user space, a handler of userfaultfd.
+//! So each address space has work of its own, and none waits for another one's memory.
 
-use core::ops::Range;
+use core::{
+    mem::swap,
+    ops::Range, //
+};
 
 use kernel::{
-    device::{
-        Bound,
-        Device, //
-    },
     irq::{
         IrqReturn,
         ThreadedHandler, //
@@ -19,12 +23,14 @@ use kernel::{
         MmWithUser,
         MmapReadGuard, //
     },
-    new_mutex,
+    new_mutex, new_spinlock,
     prelude::*,
     sync::{
         Arc,
-        Mutex, //
+        Mutex,
+        SpinLock, //
     },
+    workqueue::OwnedQueue,
 };
 
 use crate::{
@@ -45,55 +51,192 @@ use crate::{
     },
 };
 
-/// Faults that are served together.
-const BATCH: usize = 512;
+/// Faults that are drained together, and that are served together.
+const BATCH: usize = 256;
 /// Parts of VMAs that move at the same time, so that the copy engines always have work.
 const IN_FLIGHT: usize = 8;
 
 /// Handler of the fault interrupt.
 #[pin_data]
-pub(crate) struct FaultHandler<'bound> {
-    dev: &'bound Device<Bound>,
+pub(crate) struct FaultHandler {
     gpu: Arc<Gpu>,
     #[pin]
-    service: Mutex<Service>,
+    drain: Mutex<Drain>,
 }
 
-impl<'bound> FaultHandler<'bound> {
+/// The fault ring and what was drained from it.
+struct Drain {
+    ring: InRing<hw::FaultEntry>,
+    faults: KVec<hw::FaultEntry>,
+    /// What the ring's counter was at the last look.
+    overflow: u64,
+}
+
+impl FaultHandler {
     /// `ring` is the fault ring, which the device has been told of. May sleep.
     pub(crate) fn new(
-        dev: &'bound Device<Bound>,
         gpu: Arc<Gpu>,
         ring: InRing<hw::FaultEntry>,
-    ) -> Result<impl PinInit<Self, Error> + use<'bound>> {
-        let service = Service::new(ring)?;
+    ) -> Result<impl PinInit<Self, Error>> {
+        let drain = Drain {
+            ring,
+            faults: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            overflow: 0,
+        };
 
         Ok(try_pin_init!(Self {
-            dev,
             gpu,
-            service <- new_mutex!(service, "tern::FaultHandler"),
+            drain <- new_mutex!(drain, "tern::FaultHandler"),
         }))
     }
 }
 
-impl ThreadedHandler for FaultHandler<'_> {
+impl ThreadedHandler for FaultHandler {
     fn handle_threaded(&self) -> IrqReturn {
-        let mut service = self.service.lock();
+        let mut drain = self.drain.lock();
 
-        // An error leaves the threads of the device waiting; their watchdogs or the end of their
-        // queue free them.
-        while service
-            .serve_batch(self.dev, &self.gpu)
-            .inspect_err(|e| dev_err!(self.dev, "fault service: {:?}\n", e))
-            .unwrap_or(false)
-        {}
+        // An error means that there is no device any more.
+        while drain.deal(&self.gpu).unwrap_or(false) {}
         IrqReturn::Handled
     }
 }
 
-/// State of the service. Only one thread serves at a time.
+impl Drain {
+    /// Deals what is in the ring, up to one batch, out to the address spaces. False if there was
+    /// nothing.
+    fn deal(&mut self, gpu: &Gpu) -> Result<bool> {
+        self.faults.clear();
+        if self.ring.drain(&gpu.regs, BATCH, &mut self.faults)? == 0 {
+            return Ok(false);
+        }
+        let overflow = self.ring.overflow();
+        if overflow != self.overflow {
+            // Threads whose faults found no room fault again; that of others may be served late.
+            self.overflow = overflow;
+            gpu.control.replay()?;
+        }
+        self.faults.sort_unstable_by_key(|fault| fault.asid);
+        for faults in self.faults.chunk_by(|a, b| a.asid == b.asid) {
+            match gpu.space(faults[0].asid) {
+                Some(vm) => vm.post_faults(&gpu.fault_work, faults),
+                // Its queues are stopped, so nobody waits for these. But others may have found
+                // the ring full because of them.
+                None => gpu.control.replay()?,
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The faults of an address space.
+#[pin_data]
+pub(crate) struct Faults {
+    #[pin]
+    pending: SpinLock<KVec<hw::FaultEntry>>,
+    /// There once the address space has a queue.
+    #[pin]
+    service: Mutex<Option<Service>>,
+    /// The numbers of its queues, as bits.
+    #[pin]
+    queues: Mutex<[u64; Gpu::QUEUES / 64]>,
+}
+
+impl Faults {
+    /// No faults, and no memory to serve any.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            pending <- new_spinlock!(KVec::new(), "tern::Faults::pending"),
+            service <- new_mutex!(None, "tern::Faults::service"),
+            queues <- new_mutex!([0; Gpu::QUEUES / 64], "tern::Faults::queues"),
+        })
+    }
+}
+
+impl Vm {
+    /// Allocates what it takes to serve faults; before the first queue starts. May sleep, but does
+    /// not wait for faults that are being served. Not for two callers at the same time.
+    pub(crate) fn prepare_faults(&self) -> Result {
+        if self.faults.pending.lock().capacity() > 0 {
+            return Ok(());
+        }
+        let pending = KVec::with_capacity(BATCH, GFP_KERNEL_ACCOUNT)?;
+
+        *self.faults.service.lock() = Some(Service::new()?);
+        *self.faults.pending.lock() = pending;
+        Ok(())
+    }
+
+    /// Has `faults`, which are of this address space, served as work of `queue`.
+    fn post_faults(self: Arc<Self>, queue: &OwnedQueue, faults: &[hw::FaultEntry]) {
+        let mut pending = self.faults.pending.lock();
+
+        for &fault in faults {
+            // What finds no room is met again after the replay that ends the service.
+            if pending.push_within_capacity(fault).is_err() {
+                break;
+            }
+        }
+        drop(pending);
+        // If it is queued already, it has not looked yet.
+        let _ = queue.enqueue(self);
+    }
+
+    /// Serves faults until there are none left.
+    pub(super) fn serve_faults(&self) {
+        let mut service = self.faults.service.lock();
+        let Some(service) = &mut *service else {
+            // Without a queue these are of an address space before this one. As for those of none.
+            let _ = self.notifier.control.replay();
+            return;
+        };
+
+        while service.take(&self.faults) {
+            let served = service.serve(self);
+
+            // An error means that there is no device any more.
+            if served
+                .and_then(|()| self.notifier.control.replay())
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Gives back what [`Self::prepare_faults`] allocated; at unbind, when no fault is served.
+    pub(crate) fn forget_faults(&self) {
+        *self.faults.service.lock() = None;
+    }
+
+    /// Notes that queue `id` uses this address space.
+    pub(crate) fn add_queue(&self, id: u32) {
+        self.faults.queues.lock()[id as usize / 64] |= 1 << (id % 64);
+    }
+
+    /// Notes that queue `id` has stopped. From now on its number may be that of another one.
+    pub(crate) fn remove_queue(&self, id: u32) {
+        self.faults.queues.lock()[id as usize / 64] &= !(1 << (id % 64));
+    }
+
+    /// Ends the dispatches that met `faults`.
+    fn cancel_faults(&self, faults: &[hw::FaultEntry]) -> Result {
+        // Held, so that a queue that is told to the device does not become another one meanwhile.
+        let queues = self.faults.queues.lock();
+
+        for fault in faults {
+            let word = queues.get(fault.queue as usize / 64).unwrap_or(&0);
+            if word & 1 << (fault.queue % 64) == 0 {
+                continue;
+            }
+            self.stats.cancels.add(1);
+            self.notifier.control.cancel(fault)?;
+        }
+        Ok(())
+    }
+}
+
+/// What it takes to serve the faults of an address space.
 struct Service {
-    ring: InRing<hw::FaultEntry>,
     faults: KVec<hw::FaultEntry>,
     blocks: KVec<Block>,
     buffers: KVec<migrate::Buffer>,
@@ -101,91 +244,73 @@ struct Service {
 }
 
 impl Service {
-    fn new(ring: InRing<hw::FaultEntry>) -> Result<Self> {
-        let mut buffers = KVec::with_capacity(IN_FLIGHT, GFP_KERNEL)?;
+    fn new() -> Result<Self> {
+        let mut buffers = KVec::with_capacity(IN_FLIGHT, GFP_KERNEL_ACCOUNT)?;
 
         for _ in 0..IN_FLIGHT {
-            buffers.push(migrate::Buffer::new(BLOCK_PAGES, GFP_KERNEL)?, GFP_KERNEL)?;
+            buffers.push(
+                migrate::Buffer::new(BLOCK_PAGES, GFP_KERNEL_ACCOUNT)?,
+                GFP_KERNEL_ACCOUNT,
+            )?;
         }
         Ok(Self {
-            ring,
-            faults: KVec::with_capacity(BATCH, GFP_KERNEL)?,
-            blocks: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            faults: KVec::with_capacity(BATCH, GFP_KERNEL_ACCOUNT)?,
+            blocks: KVec::with_capacity(BATCH, GFP_KERNEL_ACCOUNT)?,
             buffers,
             installer: Installer::new()?,
         })
     }
 
-    /// Serves what is in the ring, up to one batch. False if there was nothing.
-    fn serve_batch(&mut self, dev: &Device<Bound>, gpu: &Gpu) -> Result<bool> {
+    /// Takes what is pending. False if there is nothing.
+    fn take(&mut self, faults: &Faults) -> bool {
         self.faults.clear();
-        if self.ring.drain(&gpu.regs, BATCH, &mut self.faults)? == 0 {
-            return Ok(false);
-        }
-        self.faults
-            .sort_unstable_by_key(|fault| (fault.asid, fault.addr));
-
-        let mut start = 0;
-        while start < self.faults.len() {
-            let asid = self.faults[start].asid;
-            let len = self.faults[start..]
-                .iter()
-                .take_while(|f| f.asid == asid)
-                .count();
-
-            self.serve_space(dev, gpu, asid, start..start + len)?;
-            start += len;
-        }
-        gpu.control.replay()?;
-        Ok(true)
+        swap(&mut self.faults, &mut *faults.pending.lock());
+        !self.faults.is_empty()
     }
 
-    /// Serves the faults of one address space.
-    fn serve_space(
-        &mut self,
-        dev: &Device<Bound>,
-        gpu: &Gpu,
-        asid: u32,
-        faults: Range<usize>,
-    ) -> Result {
-        let Some(vm) = gpu.space(asid) else {
-            return cancel(gpu, None, &self.faults[faults]);
-        };
-        vm.stats.faults.add(faults.len() as u64);
+    /// Serves what was taken. Fails only when there is no device any more.
+    fn serve(&mut self, vm: &Vm) -> Result {
+        vm.stats.faults.add(self.faults.len() as u64);
         let Some(mm) = vm.mm() else {
-            return cancel(gpu, Some(&vm), &self.faults[faults]);
+            return vm.cancel_faults(&self.faults);
         };
 
-        merge(&self.faults[faults.clone()], &mut self.blocks)?;
+        self.faults.sort_unstable_by_key(|fault| fault.addr);
+        if merge(&self.faults, &mut self.blocks).is_err() {
+            // Without memory now; the device faults again.
+            return Ok(());
+        }
         vm.stats.blocks.add(self.blocks.len() as u64);
-        self.move_blocks(gpu, &vm, &mm);
+        self.move_blocks(vm, &mm);
 
-        let mut rest = &self.faults[faults];
+        let mut rest = &self.faults[..];
         for block in &self.blocks {
             let n = rest.iter().take_while(|f| in_block(f, block)).count();
             let (own, others) = rest.split_at(n);
             rest = others;
 
-            match self.installer.install(dev, &gpu.memory, &vm, &mm, block) {
+            match self
+                .installer
+                .install(vm.memory.dev(), &vm.memory, vm, &mm, block)
+            {
                 Ok(failed) => {
                     for fault in own {
-                        if failed.contains(page_of(fault)) {
-                            cancel(gpu, Some(&vm), core::slice::from_ref(fault))?;
+                        if failed.covers(page_of(fault), fault.access) {
+                            vm.cancel_faults(core::slice::from_ref(fault))?;
                         }
                     }
                 }
-                Err(e) => {
-                    dev_dbg!(dev, "block {:#x}: {:?}\n", block.start, e);
-                    cancel(gpu, Some(&vm), own)?;
-                }
+                // Not now; the device faults again.
+                Err(EAGAIN | ENOMEM) => (),
+                Err(_) => vm.cancel_faults(own)?,
             }
         }
         // Not for the device.
-        cancel(gpu, Some(&vm), rest)
+        vm.cancel_faults(rest)
     }
 
     /// Moves to the device what of the blocks can move. What fails to is mapped where it is.
-    fn move_blocks(&mut self, gpu: &Gpu, vm: &Vm, mm: &MmWithUser) {
+    fn move_blocks(&mut self, vm: &Vm, mm: &MmWithUser) {
         let mmap = mm.mmap_read_lock();
         let mut parts = Parts::new(&self.blocks, &mmap);
 
@@ -199,7 +324,7 @@ impl Service {
                 };
                 any = true;
                 *slot = ToDevice::begin(
-                    &gpu.memory,
+                    &vm.memory,
                     &vm.stats,
                     &mmap,
                     vma,
@@ -299,17 +424,6 @@ fn merge(faults: &[hw::FaultEntry], blocks: &mut KVec<Block>) -> Result {
         if let Some(block) = blocks.last_mut() {
             block.want(addr, fault.access);
         }
-    }
-    Ok(())
-}
-
-/// Ends the dispatches that met `faults`.
-fn cancel(gpu: &Gpu, vm: Option<&Vm>, faults: &[hw::FaultEntry]) -> Result {
-    for fault in faults {
-        if let Some(vm) = vm {
-            vm.stats.cancels.add(1);
-        }
-        gpu.control.cancel(fault)?;
     }
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 //! Moving memory between the system and the device.
 
-use core::ops::Range;
+use core::{
+    mem,
+    ops::Range, //
+};
 
 use kernel::{
     device::{
@@ -41,6 +44,8 @@ use kernel::{
     prelude::*,
     sync::Arc,
     time::{
+        delay::fsleep,
+        Delta,
         Instant,
         Monotonic, //
     },
@@ -114,7 +119,7 @@ fn add_copy<'a>(
     let length = copy.dst.size() as u32;
     let mut system = |folio: &Folio, first: usize, direction| -> Result<_> {
         let range = first..first + pages;
-        let mapping = Mapping::new(memory.dev(), folio, range, direction, Attrs::NONE)?;
+        let mapping = Mapping::new(memory.dev(), folio.into(), range, direction, Attrs::NONE)?;
         let place = crate::copy::Place::System(mapping.dma_address());
 
         mappings.push(mapping, GFP_KERNEL)?;
@@ -164,6 +169,10 @@ impl<'a> ToDevice<'a> {
         let mut huge = whole
             .then(|| alloc_folio(memory, PMD_ORDER, stats))
             .flatten();
+        if huge.is_none() && !memory.vram.has_room() {
+            // To collect would split the process's huge pages for nothing.
+            return Ok(None);
+        }
         let mut select = Select::SYSTEM;
         if huge.is_some() {
             select = select | Select::COMPOUND;
@@ -244,7 +253,8 @@ fn finish<K: Kind>(
     Ok(())
 }
 
-/// Sets system folios as destinations; whole ones from `huge`, else single pages.
+/// Sets system folios as destinations; whole ones from `huge`, else single pages. Holes, which the
+/// core collects too, stay holes.
 fn set_system<K: Kind>(
     collected: &mut Collected<'_, K>,
     mut huge: Option<LockedFolio>,
@@ -253,6 +263,9 @@ fn set_system<K: Kind>(
     for mut entry in collected.entries() {
         let index = entry.index();
 
+        if entry.is_hole() {
+            continue;
+        }
         if entry.order() == PMD_ORDER {
             if let Some(folio) = huge.take() {
                 if entry.set(folio).is_ok() {
@@ -298,7 +311,10 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
         )?))
     })
     .map_err(|_| FaultError::Oom)?;
-    let copying = Copying::start(memory, &collected).map_err(|_| FaultError::Oom)?;
+    let copying = Copying::start(memory, &collected).map_err(|e| match e {
+        ENOMEM => FaultError::Oom,
+        _ => FaultError::Sigbus,
+    })?;
     stats.collect_ns.add_since(start);
 
     finish(
@@ -329,67 +345,80 @@ fn fault_range(fault: &VmFault) -> Range<usize> {
     start.max(fault.vma().start())..(start + size).min(fault.vma().end())
 }
 
-/// Brings back all device memory in `range` (page offsets into VRAM), whoever maps it.
+/// Brings back all device memory, whoever maps it. From now on none is allocated any more.
 ///
-/// For unbind. Returns the number of pages that are still in use, because something else holds
-/// a reference or no memory could be had. May sleep; needs no mmap lock.
-pub(crate) fn evict(memory: &DeviceMemory, range: Range<usize>, stats: &Stats) -> Result<usize> {
+/// For unbind. Returns the number of pages that are still in use. May sleep; needs no mmap lock.
+///
+/// Nobody keeps device memory for long: who wants to pin a page has it brought back first. What
+/// stands in the way of a folio is a fault of the CPU or another migration under way, so it is
+/// tried again. Pages are left only if the system has no memory for them, or if the device is lost
+/// and with it what they held. Those are freed when the processes that map them end, of `SIGBUS` if
+/// they touch them; the end of the pagemap waits for that and for nothing else.
+pub(crate) fn evict(memory: &DeviceMemory) -> Result<usize> {
+    /// Rounds in a row that achieve nothing, and the time between them: as long as a copy may take.
+    const IDLE_ROUNDS: usize = 1000;
+    const PAUSE: Delta = Delta::from_millis(10);
     let mut buf = migrate::Buffer::new(BLOCK_PAGES, GFP_KERNEL)?;
-    let mut left = 0;
+    let mut idle = 0;
 
-    for start in range.clone().step_by(BLOCK_PAGES) {
-        let block = start..(start + BLOCK_PAGES).min(range.end);
-
-        split_if_no_huge_page(memory, start);
-        evict_block(memory, block.clone(), stats, &mut buf)?;
-        left += block
-            .filter(|&offset| memory.try_get(offset).is_some())
-            .count();
+    memory.vram.stop();
+    let mut left = memory.vram.used_pages();
+    while left > 0 && idle < IDLE_ROUNDS && !memory.copies.is_lost() {
+        for start in (0..memory.vram.pages()).step_by(BLOCK_PAGES) {
+            // What fails is still there in the next round.
+            let _ = evict_block(memory, start, &mut buf);
+        }
+        let before = mem::replace(&mut left, memory.vram.used_pages());
+        if left < before {
+            idle = 0;
+        } else {
+            idle += 1;
+            fsleep(PAUSE);
+        }
     }
     Ok(left)
 }
 
-/// The core moves a whole folio only to a whole folio, so one is split first where there is none
-/// in the system.
-fn split_if_no_huge_page(memory: &DeviceMemory, offset: usize) {
-    let Some(folio) = memory.try_get(offset) else {
-        return;
-    };
-    if folio.order() == 0 || Folio::alloc(PMD_ORDER, GFP_TRANSHUGE).is_ok() {
-        return;
+/// Brings back the block of 2 MiB at page `start`.
+fn evict_block(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -> Result {
+    if evict_folios(memory, start, buf)? {
+        return Ok(());
     }
-    // If it cannot be split now it stays, and is counted by the caller.
-    let _ = Folio::lock(folio).split();
+    // The core moves a whole folio only to a whole folio, and the system has none.
+    if let Some(folio) = memory.try_get(start) {
+        Folio::lock(folio).split()?;
+    }
+    evict_folios(memory, start, buf)?;
+    Ok(())
 }
 
-fn evict_block(
-    memory: &DeviceMemory,
-    block: Range<usize>,
-    stats: &Stats,
-    buf: &mut migrate::Buffer,
-) -> Result {
+/// Brings back what of a block the system has folios of the same size for. False if it lacks one
+/// of more than a page.
+fn evict_folios(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -> Result<bool> {
+    let range = start..start + BLOCK_PAGES;
     let mut collected: Collected<'_, DeviceRange<'_>> =
-        migrate::collect_device_range(memory, block, buf)?;
+        migrate::collect_device_range(memory, range, buf)?;
+    let mut complete = true;
 
     if collected.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     for mut entry in collected.entries() {
         let order = entry.order();
-        if let Ok(folio) = Folio::alloc(order, GFP_HIGHUSER_MOVABLE) {
+        let flags = if order > 0 {
+            GFP_TRANSHUGE
+        } else {
+            GFP_HIGHUSER_MOVABLE
+        };
+
+        match Folio::alloc(order, flags) {
             // A folio that is not taken is freed here.
-            let _ = entry.set(Folio::lock(folio));
+            Ok(folio) => drop(entry.set(Folio::lock(folio))),
+            Err(_) => complete &= order == 0,
         }
     }
     let copying = Copying::start(memory, &collected)?;
-    finish(
-        memory,
-        collected,
-        copying,
-        |order, bytes| match order {
-            Some(order) => stats.to_system.count(order),
-            None => stats.bytes_to_system.add(bytes),
-        },
-        stats,
-    )
+    // Whose pages they are, nobody asks any more.
+    finish(memory, collected, copying, |_, _| (), &Stats::default())?;
+    Ok(complete)
 }

@@ -9,7 +9,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Parser, Subcommand};
+use tern_guest::options::{self, Accelerator, Size};
+use tern_guest::paths::shown;
 use tern_guest::proto::Start;
 use tern_guest::qemu::{Accel, Machine};
 use tern_guest::run::{self, status, Job};
@@ -32,6 +35,16 @@ which an overlay in RAM is laid: the guest may write anywhere, and what it
 writes is gone afterwards. Only what goes to the shared directory is kept.
 /tmp, /run and /var/tmp are empty in the guest.";
 
+/// RAM when nothing is said about it.
+const MEMORY: Size = Size::mib(3072);
+
+/// Aperture of a virtual GPU when nothing is said about it, or its memory.
+const APERTURE: Size = Size::mib(256);
+
+/// Seconds that a command may take when nothing is said about it; a shell may
+/// be open for as long as people like.
+const LIMIT: u32 = 3600;
+
 /// Boots a kernel in QEMU and runs one command, or a shell, in it.
 #[derive(Parser)]
 #[command(version, after_help = STATUSES, after_long_help = format!("{NOTES}\n\n{STATUSES}"))]
@@ -43,7 +56,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Action {
     /// Run a command; stdin, stdout, stderr and the exit status are its own
-    #[command(after_help = STATUSES)]
+    #[command(after_help = STATUSES, args_override_self = true)]
     Run {
         #[command(flatten)]
         options: Options,
@@ -52,7 +65,7 @@ enum Action {
         argv: Vec<String>,
     },
     /// Open a shell on this terminal; Ctrl-] three times ends the guest
-    #[command(after_help = STATUSES)]
+    #[command(after_help = STATUSES, args_override_self = true)]
     Shell {
         #[command(flatten)]
         options: Options,
@@ -62,18 +75,10 @@ enum Action {
     },
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum AccelOption {
-    /// KVM where a probe boots with it, otherwise TCG
-    Auto,
-    /// QEMU's translator
-    Tcg,
-    /// The processor
-    Kvm,
-}
-
 #[derive(Args)]
 struct Options {
+    #[command(flatten)]
+    machine: options::Options,
     /// Kernel image (bzImage)
     #[arg(long, env = "TERN_KERNEL", value_name = "FILE")]
     kernel: PathBuf,
@@ -83,37 +88,20 @@ struct Options {
     /// Program of the virtual GPU [default: tern-vgpu beside this program]
     #[arg(long, env = "TERN_VGPU", value_name = "FILE")]
     vgpu: Option<PathBuf>,
-    /// Number of virtual GPUs
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=i64::from(vgpu::MAX_GPUS)))]
-    gpus: u32,
-    /// Memory of each virtual GPU, as 512M
+    /// Size of the window (BAR) that the CPU has into a GPU's memory, as 64M
+    /// [default: 256M, or less where that memory is smaller]
     #[arg(long, value_name = "SIZE")]
-    vram: Option<String>,
-    /// Size of the window (BAR) that the CPU has into that memory, as 256M
-    #[arg(long, value_name = "SIZE")]
-    aperture: Option<String>,
+    aperture: Option<Size>,
     /// Further argument of the virtual GPU; can be repeated
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     vgpu_arg: Vec<String>,
-    /// How instructions are executed
-    #[arg(long, value_enum, default_value = "auto", env = "TERN_ACCEL")]
-    accel: AccelOption,
-    /// Count instructions: TCG in one thread, and the guest's clock ticks once
-    /// (1 ns) for each instruction
-    #[arg(long, conflicts_with = "accel")]
+    /// Count instructions: TCG in one thread on one processor, and the guest's
+    /// clock ticks once (1 ns) for each instruction
+    #[arg(long)]
     icount: bool,
-    /// RAM, as 3G
-    #[arg(long, default_value = "3G", value_name = "SIZE")]
-    memory: String,
-    /// Number of processors [default: 2, with --icount 1]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
-    cpus: Option<u32>,
-    /// Time limit for the command in seconds [default: none]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    timeout: Option<u64>,
     /// Time limit for the boot in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
-    boot_timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
+    boot_timeout: u32,
     /// Further kernel arguments; can be repeated
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     append: Vec<String>,
@@ -141,6 +129,9 @@ struct Options {
     /// Report the kernel's complaints, but keep the exit status
     #[arg(long)]
     allow_splat: bool,
+    /// A line of the kernel's log with this text is no complaint; can be repeated
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    allow: Vec<String>,
     /// Start stopped and wait for gdb at this address; lifts the time limits
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "tcp:127.0.0.1:1234")]
     gdb: Option<String>,
@@ -201,16 +192,18 @@ fn run(options: &Options, argv: Vec<String>, shell: bool) -> Result<u8> {
 impl Options {
     fn job(&self, argv: Vec<String>, shell: bool) -> Result<Job> {
         let machine = self.machine()?;
+        let default = if shell { 0 } else { LIMIT };
+        let boot_limit = Duration::from_secs(self.boot_timeout.into());
         let waits = self.gdb.is_some();
-        let limit = |seconds| (!waits).then_some(Duration::from_secs(seconds));
         Ok(Job {
             start: self.start(argv, shell, &machine.root)?,
             gpus: self.gpus()?,
             machine,
             log: self.log.clone(),
-            boot_limit: limit(self.boot_timeout),
-            limit: self.timeout.and_then(limit),
+            boot_limit: Some(boot_limit).filter(|_| !waits),
+            limit: self.machine.limit(default).filter(|_| !waits),
             allow_splat: self.allow_splat,
+            allow: self.allow.clone(),
         })
     }
 
@@ -229,23 +222,25 @@ impl Options {
             root,
             share: share.map(|d| existing(d, "shared directory")).transpose()?,
             accel: Accel::Tcg,
-            memory: self.memory.clone(),
-            cpus: self.cpus.unwrap_or(if self.icount { 1 } else { 2 }),
+            memory: self.machine.memory.unwrap_or(MEMORY),
+            cpus: self.machine.cpus.unwrap_or(if self.icount { 1 } else { 2 }),
             gpus: Vec::new(),
             append: self.append.clone(),
             gdb: self.gdb.clone(),
         };
-        machine.accel = match self.accel {
+        machine.accel = match self.machine.accel.unwrap_or(Accelerator::Auto) {
+            Accelerator::Kvm if self.icount => bail!("KVM cannot count instructions"),
             _ if self.icount => Accel::Icount,
-            AccelOption::Tcg => Accel::Tcg,
-            AccelOption::Kvm => Accel::Kvm,
-            AccelOption::Auto => accel::choose(&machine, &self.cache)?.0,
+            Accelerator::Tcg => Accel::Tcg,
+            Accelerator::Kvm => Accel::Kvm,
+            Accelerator::Auto => accel::choose(&machine, &self.cache)?,
         };
         Ok(machine)
     }
 
     fn gpus(&self) -> Result<vgpu::Config> {
-        if self.gpus == 0 {
+        let count = self.machine.gpus.unwrap_or(1);
+        if count == 0 {
             return Ok(vgpu::Config::default());
         }
         let program = match &self.vgpu {
@@ -253,14 +248,20 @@ impl Options {
             None => beside("tern-vgpu")?,
         };
         let mut args = Vec::new();
-        for (name, value) in [("--vram", &self.vram), ("--aperture", &self.aperture)] {
-            if let Some(value) = value {
-                args.extend([name.to_string(), value.clone()]);
-            }
+        let vram = self.machine.vram;
+        let small = vram.filter(|vram| *vram < APERTURE);
+        let aperture = self.aperture.or(small.map(Size::power_of_two));
+        for (name, value) in [("--vram", vram), ("--aperture", aperture)] {
+            args.extend(
+                value
+                    .map(|value| [name.to_string(), value.to_string()])
+                    .into_iter()
+                    .flatten(),
+            );
         }
         args.extend(self.vgpu_arg.iter().cloned());
         Ok(vgpu::Config {
-            count: self.gpus,
+            count,
             program: existing(&program, "virtual GPU (or use --gpus 0)")?,
             args,
         })
@@ -323,7 +324,7 @@ impl Options {
 /// `path` without links, if it exists.
 fn existing(path: &Path, what: &str) -> Result<PathBuf> {
     path.canonicalize()
-        .with_context(|| format!("the {what} is not there: {}", path.display()))
+        .with_context(|| format!("the {what} is not there: {}", shown(path)))
 }
 
 /// `path` as seen from `root`.
@@ -343,4 +344,26 @@ fn inside(root: &Path, path: &Path, what: &str) -> Result<PathBuf> {
 fn beside(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     Ok(own.with_file_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_options_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_last_option_holds_and_lists_grow() {
+        let words = "x run --kernel k --memory 1G --memory 2G --append a --append b -- true";
+        let cli = Cli::try_parse_from(words.split(' ')).ok().unwrap();
+        let Action::Run { options, .. } = cli.action else {
+            panic!("it is no run");
+        };
+        assert_eq!(options.machine.memory, Some(Size::mib(2048)));
+        assert_eq!(options.append, ["a", "b"]);
+    }
 }

@@ -7,10 +7,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 use clap::Parser;
-use tern_guest::runner::Runner;
-use tern_guest::suite::{matches, read_table, Suite, Totals};
+use tern_guest::options::Options;
+use tern_guest::runner::{Plan, Runner};
+use tern_guest::suite::{choose, read_table, Suite, Totals};
 
 const HELP: &str = "\
 A line is printed for every test: \"ok\", \"not ok\" or \"skip\", its suite and
@@ -20,6 +21,10 @@ name, details, and the time it took. The very last line is the total, as
 Besides tests that fail, these count as failed: a suite that does not run, that
 gives no result or fewer than planned, or that takes too long; a complaint of
 the guest's kernel; and a skip that the table of suites does not allow.
+
+The options of the machine are for the suites that run in a guest. What the table
+gives a suite because it needs it goes before them; of GPUs, one that uses any
+gets no fewer than the table says, and one that uses none gets none.
 
 tern-guest, which boots the guests, takes TERN_KERNEL, TERN_MODULES and
 TERN_VGPU from the environment.
@@ -31,6 +36,11 @@ the table are wrong, 130 after Ctrl-C.";
 #[derive(Parser)]
 #[command(version, after_help = HELP)]
 struct Cli {
+    #[command(flatten)]
+    options: Options,
+    /// The kernel is without the series: skip the suites that use a GPU
+    #[arg(long)]
+    no_series: bool,
     /// Run only this suite; `*` stands for any characters; can be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -99,15 +109,7 @@ fn chosen(cli: &Cli) -> Result<Vec<Suite>> {
             .with_context(|| format!("cannot read the table of suites {}", path.display()))?,
         None => include_str!("../../suites.toml").to_string(),
     };
-    let mut suites = read_table(&text)?;
-    for only in &cli.only {
-        if !suites.iter().any(|suite| matches(only, &suite.name)) {
-            bail!("there is no suite named {only}; --list shows them");
-        }
-    }
-    let wanted = |suite: &Suite| cli.only.iter().any(|only| matches(only, &suite.name));
-    suites.retain(|suite| cli.only.is_empty() || wanted(suite));
-    Ok(suites)
+    choose(read_table(&text)?, &cli.only)
 }
 
 fn runner(cli: &Cli) -> Result<Runner> {
@@ -121,5 +123,23 @@ fn runner(cli: &Cli) -> Result<Runner> {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("tern-guest"),
     };
-    Runner::new(tern, cli.logs.clone(), guest, values)
+    Runner::new(Plan {
+        tern,
+        logs: cli.logs.clone(),
+        guest,
+        values,
+        options: cli.options.clone(),
+        no_series: cli.no_series,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_options_fit_together() {
+        Cli::command().debug_assert();
+    }
 }

@@ -4,22 +4,18 @@
 
 use std::ptr;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Result};
 
 use super::{Done, Options};
 use crate::check::compare;
-use crate::executor::{run_on_cpu, Executor};
+use crate::executor::{Executor, MOST_STEPS};
 use crate::kernels::{GemmArgs, GEMM};
-use crate::memory::{check_size, scramble, Buffer};
+use crate::memory::{most, scramble, Buffer};
 
 /// See [`super::Run`].
 pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
     let n = options.n;
-    let bytes = n
-        .checked_mul(n)
-        .and_then(|elements| elements.checked_mul(3 * size_of::<f32>() as u64))
-        .with_context(|| format!("--n {n} is too large"))?;
-    check_size(bytes)?;
+    let bytes = check_n(n)?;
     let elements = (n * n) as usize;
     let mut a = Buffer::<f32>::new(elements, options.thp)?;
     let mut b = Buffer::<f32>::new(elements, options.thp)?;
@@ -30,24 +26,76 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
         *b = f32::from(random as i16) / 1024.0;
     }
 
-    let mut args = GemmArgs {
-        c: c.as_mut_ptr(),
-        a: a.as_ptr(),
-        b: b.as_ptr(),
-        n,
-    };
-    // SAFETY: the three matrices have n * n elements and are not used until this returns.
-    unsafe { executor.run(&GEMM, ptr::from_mut(&mut args).cast()) }?;
+    let n = n as usize;
+    // As many rows at a time as a launch has time for.
+    let rows = (MOST_STEPS as usize / (n * n)).clamp(1, n);
+    multiply(executor, &a, &b, &mut c, n, rows)?;
 
-    let mut expected = vec![0.0; elements];
-    args.c = expected.as_mut_ptr();
-    // SAFETY: as above.
-    unsafe { run_on_cpu(&GEMM, ptr::from_mut(&mut args).cast()) };
-    compare("C", 0, &c, &expected)?;
+    let mut expected = vec![0.0; n];
+    for (row, (a, c)) in a.chunks_exact(n).zip(c.chunks_exact(n)).enumerate() {
+        multiply_row(a, &b, &mut expected);
+        compare("C", row * n, c, &expected)?;
+    }
     Ok(Done {
         bytes,
         note: format!("n = {n}"),
     })
+}
+
+/// Has the device compute the product `c`, so many rows with each launch.
+fn multiply(
+    executor: &dyn Executor,
+    a: &[f32],
+    b: &[f32],
+    c: &mut [f32],
+    n: usize,
+    rows: usize,
+) -> Result<()> {
+    for (a, c) in a.chunks(n * rows).zip(c.chunks_mut(n * rows)) {
+        let mut args = GemmArgs {
+            c: c.as_mut_ptr(),
+            a: a.as_ptr(),
+            b: b.as_ptr(),
+            n: n as u64,
+            rows: (a.len() / n) as u64,
+        };
+        let steps = (a.len() * n) as u64;
+        // SAFETY: these are as many rows of A and C, and all of B; none is used until this returns.
+        unsafe { executor.run(&GEMM, ptr::from_mut(&mut args).cast(), steps) }?;
+    }
+    Ok(())
+}
+
+/// Computes a row of the product as the CPU is fast at it, through `b` row after row. Each element
+/// is summed up in the order of the kernel, so that all bits are the same.
+fn multiply_row(a: &[f32], b: &[f32], sums: &mut [f32]) {
+    sums.fill(0.0);
+    for (a, b) in a.iter().zip(b.chunks_exact(sums.len())) {
+        for (sum, b) in sums.iter_mut().zip(b) {
+            *sum += a * b;
+        }
+    }
+}
+
+/// Bytes of an element of each of the three matrices.
+const ELEMENTS: u64 = 3 * size_of::<f32>() as u64;
+
+/// Bytes of the matrices.
+///
+/// # Errors
+///
+/// Where they are more than a workload may have.
+fn check_n(n: u64) -> Result<u64> {
+    let bytes = n.saturating_mul(n).saturating_mul(ELEMENTS);
+    let most = most();
+    if bytes > most {
+        bail!(
+            "three matrices of {n} rows and columns are more than half of this machine's memory; \
+             use at most --n {}",
+            (most / ELEMENTS).isqrt()
+        );
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -55,6 +103,7 @@ mod tests {
     use super::super::tests::options;
     use super::*;
     use crate::check::Mismatch;
+    use crate::executor::run_on_cpu;
     use crate::executor::tests::Cpu;
 
     #[test]
@@ -88,6 +137,26 @@ mod tests {
     }
 
     #[test]
+    fn any_number_of_rows_at_a_time_gives_the_same() {
+        let a: Vec<f32> = (0..49u8).map(f32::from).collect();
+        let b: Vec<f32> = a.iter().map(|value| value / 3.0).collect();
+        let mut row = [0.0; 7];
+        for (rows, launches) in [(1, 7), (3, 3), (7, 1)] {
+            let cpu = Cpu {
+                threads: 4,
+                ..Default::default()
+            };
+            let mut c = [0.0; 49];
+            multiply(&cpu, &a, &b, &mut c, 7, rows).unwrap();
+            assert_eq!(cpu.usage().launches, launches);
+            for (a, c) in a.chunks_exact(7).zip(c.chunks_exact(7)) {
+                multiply_row(a, &b, &mut row);
+                assert_eq!(c, row);
+            }
+        }
+    }
+
+    #[test]
     fn the_kernel_multiplies_matrices() {
         let (mut c, a, b) = ([0.0f32; 4], [1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]);
         let mut args = GemmArgs {
@@ -95,6 +164,7 @@ mod tests {
             a: a.as_ptr(),
             b: b.as_ptr(),
             n: 2,
+            rows: 2,
         };
         // SAFETY: the matrices have four elements.
         unsafe { run_on_cpu(&GEMM, ptr::from_mut(&mut args).cast()) };
@@ -104,7 +174,11 @@ mod tests {
     #[test]
     fn too_large_is_refused() {
         for n in [1 << 30, u64::MAX] {
-            assert!(run(&Cpu::default(), &Options { n, ..options() }).is_err());
+            let error = run(&Cpu::default(), &Options { n, ..options() }).unwrap_err();
+            let text = error.to_string();
+            let most: u64 = text.rsplit(' ').next().unwrap().parse().unwrap();
+            check_n(most).unwrap();
+            assert!(check_n(most + 1).is_err(), "{text}");
         }
     }
 }

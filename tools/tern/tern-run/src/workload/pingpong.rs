@@ -35,7 +35,7 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
             step: STEPS[0],
         };
         // SAFETY: there are `count` values, which are not used until this returns.
-        unsafe { executor.run(&PINGPONG, ptr::from_mut(&mut args).cast()) }?;
+        unsafe { executor.run(&PINGPONG, ptr::from_mut(&mut args).cast(), count as u64) }?;
         sum = sum.wrapping_add(STEPS[0]);
         check_and_add(&mut values, sum)?;
         sum = sum.wrapping_add(STEPS[1]);

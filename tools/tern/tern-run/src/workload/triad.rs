@@ -37,7 +37,7 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
         count: count as u64,
     };
     // SAFETY: the three arrays have `count` elements and are not used until this returns.
-    unsafe { executor.run(&TRIAD, ptr::from_mut(&mut args).cast()) }?;
+    unsafe { executor.run(&TRIAD, ptr::from_mut(&mut args).cast(), count as u64) }?;
 
     let mut expected = vec![0.0; SLICE.min(count)];
     for first in (0..count).step_by(SLICE) {

@@ -27,6 +27,7 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
     check_size(options.size)?;
     let texts = map_files(&options.files, options.size)?;
     let chunks: Vec<Chunk> = texts.iter().flat_map(Text::chunks).collect();
+    let bytes = texts.iter().map(|text| text.length).sum();
     let mut counts = Buffer::<Count>::new(chunks.len(), options.thp)?;
     let mut args = WordcountArgs {
         chunks: chunks.as_ptr(),
@@ -37,7 +38,7 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
     };
     // SAFETY: the chunks lie in the mapped texts, there is a count for each, and nothing else uses
     // them until this returns.
-    unsafe { executor.run(&WORDCOUNT, ptr::from_mut(&mut args).cast()) }?;
+    unsafe { executor.run(&WORDCOUNT, ptr::from_mut(&mut args).cast(), bytes) }?;
 
     let mut expected = vec![Count::default(); chunks.len()];
     let mut reference = WordcountArgs {
@@ -53,7 +54,6 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
     let sums = |args: &WordcountArgs| [args.words, args.lines];
     compare("sums", 0, &sums(&args), &sums(&reference))?;
 
-    let bytes = texts.iter().map(|t| t.length).sum();
     let (files, words, lines) = (texts.len(), args.words, args.lines);
     Ok(Done {
         bytes,

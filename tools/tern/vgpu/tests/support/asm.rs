@@ -21,6 +21,10 @@ pub fn slli(rd: u32, rs1: u32, shift: i32) -> u32 {
     i(0x13, rd, 1, rs1, shift)
 }
 
+pub fn srli(rd: u32, rs1: u32, shift: i32) -> u32 {
+    i(0x13, rd, 5, rs1, shift)
+}
+
 pub fn add(rd: u32, rs1: u32, rs2: u32) -> u32 {
     rs2 << 20 | rs1 << 15 | rd << 7 | 0x33
 }

@@ -11,10 +11,13 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::atomic::{fence, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
 use tern_vgpu::device::Running;
 use tern_vgpu::hw;
 use tern_vgpu::mem::{memfd, Mapping, Pod};
@@ -70,6 +73,20 @@ pub struct Guest {
     fence: Cell<u64>,
     server: Option<JoinHandle<()>>,
 }
+
+/// A way to stop a device.
+pub type Stop = fn(&mut Guest);
+
+/// Ways to stop a device that works, and whether its registers are as after a reset then.
+pub const STOPS: [(Stop, bool); 4] = [
+    (|guest| guest.write32(hw::REG_CONTROL, 0), false),
+    (
+        |guest| guest.write32(hw::REG_CONTROL, hw::CONTROL_RESET),
+        true,
+    ),
+    (Guest::function_level_reset, true),
+    (Guest::slot_reset, true),
+];
 
 fn eventfd() -> File {
     // SAFETY: the call has no preconditions, and the descriptor is new.
@@ -184,6 +201,19 @@ impl Guest {
                 self.ring(6, hw::DOORBELL_COPY + 8 * n, block)
             })
             .collect();
+    }
+
+    /// The reset that the virtual machine asks for.
+    pub fn slot_reset(&mut self) {
+        self.client.reset().unwrap();
+        self.set_master(true);
+    }
+
+    pub fn function_level_reset(&mut self) {
+        self.client
+            .region_write(CONFIG_REGION, 0x49, &[0x80])
+            .unwrap();
+        self.set_master(true);
     }
 
     pub fn enable(&mut self) {
@@ -457,14 +487,49 @@ impl Guest {
         assert_eq!(fence.status, hw::COMPLETE_OK);
     }
 
-    pub fn dispatch(&mut self, ring: &mut Ring, mut packet: hw::DispatchPacket) -> (u64, u64) {
+    /// Puts a packet on the ring of a queue, without a doorbell.
+    pub fn put_dispatch(&self, ring: &mut Ring, mut packet: hw::DispatchPacket) -> (u64, u64) {
         let fence = self.fence();
         packet.op |= hw::OP_FENCE | hw::OP_IRQ;
         (packet.fence_addr, packet.fence_value) = fence;
         self.write_entry(ring, ring.put, &packet);
         ring.put += 1;
+        fence
+    }
+
+    /// The same, and rings.
+    pub fn dispatch(&mut self, ring: &mut Ring, packet: hw::DispatchPacket) -> (u64, u64) {
+        let fence = self.put_dispatch(ring, packet);
         self.doorbell(ring.bell, ring.put);
         fence
+    }
+
+    /// Has copy engine 0 do what takes it long, and store 1 at `mark` after that. Returns the ring as
+    /// it was before.
+    pub fn long_copies(&mut self, mark: u64) -> Ring {
+        let ring = self.copies[0];
+        // From what is within the aperture to what is not.
+        let copy = hw::CopyPacket {
+            op: hw::OP_COPY,
+            length: 15 << 20,
+            src: 1 << 20,
+            dst: 16 << 20,
+            ..Default::default()
+        };
+        let last = hw::CopyPacket {
+            op: hw::OP_FILL | hw::OP_DST_SYSTEM,
+            length: 8,
+            src: 1,
+            dst: mark,
+            ..Default::default()
+        };
+        for index in ring.put..ring.put + 62 {
+            self.write_entry(&ring, index, &copy);
+        }
+        self.write_entry(&ring, ring.put + 62, &last);
+        self.copies[0].put += 63;
+        self.doorbell(ring.bell, ring.put + 63);
+        ring
     }
 
     /// Takes the fault entries that are there.
@@ -499,8 +564,11 @@ impl Guest {
     }
 
     pub fn set_space(&self, asid: u32, root: u64) {
-        let entry = hw::AddressSpace { root, reserved: 0 };
-        self.poke(self.as_table + 16 * u64::from(asid), &entry);
+        self.set_space_entry(asid, &hw::AddressSpace { root, reserved: 0 });
+    }
+
+    pub fn set_space_entry(&self, asid: u32, entry: &hw::AddressSpace) {
+        self.poke(self.as_table + 16 * u64::from(asid), entry);
     }
 
     /// Maps the page of `1 << shift` bytes at `va`; `flags` are those of the leaf.
@@ -548,6 +616,53 @@ impl Guest {
 
 fn index(va: u64, level: u32) -> u64 {
     va >> (12 + 9 * level) & 511
+}
+
+/// The device as a program of its own, which is killed where the test ends before it.
+pub struct Program {
+    pub child: Child,
+    pub socket: PathBuf,
+    _directory: TempDir,
+}
+
+impl Program {
+    /// Starts one with little memory, and waits until it listens.
+    pub fn start(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("vgpu");
+        let child = Command::new(env!("CARGO_BIN_EXE_tern-vgpu"))
+            .args(["--vram", "32M", "--aperture", "16M", "--socket"])
+            .arg(&socket)
+            .args(arguments)
+            .spawn()
+            .unwrap();
+        let program = Self {
+            child,
+            socket,
+            _directory: directory,
+        };
+        let end = Instant::now() + PATIENCE;
+        while !program.socket.exists() {
+            assert!(Instant::now() < end, "the program made no socket");
+            std::thread::yield_now();
+        }
+        program
+    }
+
+    /// A guest of it, whose device is enabled.
+    pub fn guest(&self) -> Guest {
+        let mut guest = Guest::connect(Client::new(&self.socket).unwrap());
+        guest.program();
+        guest.enable();
+        guest
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Drop for Guest {

@@ -198,6 +198,48 @@ TEST_F(fault, read_only_memory_is_read)
 	}
 }
 
+/*
+ * A dispatch that may not write to a page is ended, and not another one that only reads it, even
+ * if the driver hears of both at the same time. A third one keeps it busy meanwhile.
+ */
+TEST_F_TIMEOUT(fault, a_reader_survives_a_writer, 120)
+{
+	enum { ROUNDS = 20 };
+	struct tern *t = &self->t;
+	size_t bytes = 16 * PAGE, busy_bytes = 4 * HUGE_PAGE;
+	unsigned long *out = tern_keep(t, tern_shared(bytes, NULL), bytes);
+	unsigned long *p = tern_keep(t, tern_shared(bytes, NULL), bytes);
+	unsigned long *work = tern_map(t, busy_bytes, MADV_NOHUGEPAGE);
+	struct kernel_args read = { .p = p, .out = out, .count = WORDS(bytes) };
+	struct kernel_args write = { .p = p, .count = WORDS(bytes), .value = 1 };
+	struct kernel_args fill = { .p = work, .count = WORDS(busy_bytes), .value = 1 };
+	struct tern_queue busy, writer;
+
+	ASSERT_NE(NULL, out);
+	ASSERT_NE(NULL, p);
+	ASSERT_NE(NULL, work);
+	ASSERT_EQ(0, tern_queue_init(t, &busy, 0));
+	ASSERT_EQ(0, tern_queue_init(t, &writer, 0));
+	tern_write_pattern(p, bytes);
+	for (int round = 0; round < ROUNDS; round++) {
+		/* Takes the pages away from the device. */
+		ASSERT_EQ(0, madvise(work, busy_bytes, MADV_DONTNEED));
+		ASSERT_EQ(0, mprotect(p, bytes, PROT_NONE));
+		ASSERT_EQ(0, mprotect(p, bytes, PROT_READ));
+		memset(out, 0, bytes);
+		ASSERT_EQ(0, tern_start(t, &busy, KERNEL_FILL, fill, TERN_THREADS, 0));
+		ASSERT_EQ(0, tern_start(t, &writer, KERNEL_FILL, write, TERN_THREADS, 0));
+		ASSERT_EQ(0, tern_start(t, &t->queue, KERNEL_COPY, read, TERN_THREADS, 0));
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &t->queue));
+		ASSERT_EQ(-1, tern_check_pattern(out, bytes, 0));
+		ASSERT_EQ(DRM_TERN_RESULT_FAULT, tern_finish(t, &writer));
+		ASSERT_EQ(DRM_TERN_ACCESS_WRITE, writer.result.access);
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &busy));
+	}
+	tern_queue_free(t, &writer);
+	tern_queue_free(t, &busy);
+}
+
 /* Many threads write to many pages that none of them may write to; it still ends once. */
 TEST_F(fault, many_threads_at_once)
 {

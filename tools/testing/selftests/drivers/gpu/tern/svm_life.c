@@ -49,7 +49,7 @@ static unsigned long *resident(struct tern *t, size_t bytes, int advice)
 static const int advices[] = { MADV_HUGEPAGE, MADV_NOHUGEPAGE };
 
 /* Each of parent and child has its own copy of what was on the device. */
-TEST_F(life, fork)
+TEST_F_TIMEOUT(life, fork, 120)
 {
 	struct tern *t = &self->t;
 
@@ -104,7 +104,7 @@ TEST_F(life, fork_outlives_the_mapping)
 }
 
 /* A child with a device of its own works on memory that it has from its parent. */
-TEST_F(life, child_with_its_own_device)
+TEST_F_TIMEOUT(life, child_with_its_own_device, 120)
 {
 	struct tern *t = &self->t;
 	unsigned long *p = resident(t, HUGE_PAGE, MADV_HUGEPAGE);
@@ -206,7 +206,7 @@ TEST_F(life, mremap)
 }
 
 /* Protection that changes while memory is on the device holds for the device too. */
-TEST_F(life, mprotect)
+TEST_F_TIMEOUT(life, mprotect, 120)
 {
 	struct tern *t = &self->t;
 

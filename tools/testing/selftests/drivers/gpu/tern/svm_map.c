@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Memory of every other kind that a process can have, which the device uses where it is. */
+#include <sys/sysinfo.h>
 #include <sys/uio.h>
 
 #include "kselftest_harness.h"
@@ -135,6 +136,130 @@ TEST_F(map, memfd_twice)
 	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, first, BYTES));
 	EXPECT_EQ(-1, tern_check_pattern(second, BYTES, 2));
 	EXPECT_EQ(0, moved(t));
+}
+
+/*
+ * Shared memory that the CPU has only read is clean as far as its page tables tell. What the
+ * device then writes there is not lost when the memory is reclaimed.
+ */
+TEST_F(map, written_shared_memory_is_not_dropped)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = tern_keep(t, tern_shared(BYTES, NULL), BYTES);
+
+	ASSERT_NE(NULL, p);
+	for (unsigned long i = 0; i < WORDS(BYTES); i += WORDS(PAGE))
+		ASSERT_EQ(0, p[i]);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_FILL, (struct kernel_args){
+		.p = p, .count = WORDS(BYTES), .value = 5 }));
+	EXPECT_EQ(0, moved(t));
+	/* Without swap, too, this frees what is believed to be clean. */
+	ASSERT_EQ(0, madvise(p, BYTES, MADV_PAGEOUT));
+	EXPECT_EQ(-1, tern_check_count(p, BYTES, 5));
+}
+
+/* As above: lazily freed memory that is written again must stay, wherever it was written. */
+TEST_F(map, written_lazily_freed_memory_is_not_dropped)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = tern_map(t, BYTES, MADV_NOHUGEPAGE);
+
+	ASSERT_NE(NULL, p);
+	tern_write_pattern(p, BYTES);
+	ASSERT_EQ(0, madvise(p, BYTES, MADV_FREE));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_FILL, (struct kernel_args){
+		.p = p, .count = WORDS(BYTES), .value = 5 }));
+	/* It comes back. */
+	ASSERT_EQ(-1, tern_check_count(p, BYTES, 5));
+	ASSERT_EQ(0, madvise(p, BYTES, MADV_PAGEOUT));
+	EXPECT_EQ(-1, tern_check_count(p, BYTES, 5));
+}
+
+/* A page that the device reads first and writes later, where it is. */
+TEST_F(map, read_then_written)
+{
+	struct tern *t = &self->t;
+	unsigned long *out = tern_keep(t, tern_shared(BYTES, NULL), BYTES);
+	int fd = pattern_file();
+	void *p;
+
+	ASSERT_NE(NULL, out);
+	ASSERT_LE(0, fd);
+	p = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		SKIP(return, "the file system of /tmp cannot map files shared");
+	tern_keep(t, p, BYTES);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_COPY, (struct kernel_args){
+		.p = p, .out = out, .count = WORDS(BYTES) }));
+	EXPECT_EQ(-1, tern_check_pattern(out, BYTES, 0));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, BYTES));
+	EXPECT_EQ(-1, check_file(fd, 1));
+	/* Cleaned, and written again. */
+	ASSERT_EQ(0, msync(p, BYTES, MS_SYNC));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, BYTES));
+	EXPECT_EQ(-1, check_file(fd, 2));
+	close(fd);
+}
+
+/* Free memory of the system in bytes. */
+static long free_memory(void)
+{
+	struct sysinfo system;
+
+	return sysinfo(&system) ? 0 : (long)(system.freeram * system.mem_unit);
+}
+
+/*
+ * Maps the same page to many places, each alone in its page tables, lets the device write there
+ * and unmaps it. Returns by how much free memory shrank meanwhile, or -1 on failure.
+ */
+static long memory_lost(struct tern *t, char *start, size_t bytes, int fd)
+{
+	long before = free_memory();
+
+	for (char *p = start; p < start + bytes; p += HUGE_PAGE) {
+		struct kernel_args store = { .p = (void *)p, .value = (uintptr_t)p };
+
+		if (mmap(p, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE,
+			 fd, 0) != p)
+			return -1;
+		if (tern_run_threads(t, KERNEL_STORE, store, 1) != DRM_TERN_RESULT_OK ||
+		    *(uintptr_t *)p != (uintptr_t)p || munmap(p, PAGE))
+			return -1;
+	}
+	before -= free_memory();
+	return before > 0 ? before : 0;
+}
+
+/*
+ * The device's page tables go with the memory, even where it is unmapped in small pieces. A table
+ * takes more than 8 KiB. Others need memory meanwhile, but hardly as much in each of some tries.
+ */
+TEST_F_TIMEOUT(map, page_tables_go_with_the_memory, 120)
+{
+	enum { PAGES = 512, TRIES = 4 };
+	const long limit = PAGES * 2 * PAGE;
+	size_t bytes = PAGES * HUGE_PAGE;
+	struct tern *t = &self->t;
+	long lost = limit;
+	char *start;
+	void *page;
+	int fd;
+
+	page = tern_keep(t, tern_shared(PAGE, &fd), PAGE);
+	ASSERT_NE(NULL, page);
+	/* Addresses that are free. */
+	start = mmap(NULL, (TRIES + 1) * bytes, PROT_NONE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, (void *)start);
+	ASSERT_EQ(0, munmap(start, (TRIES + 1) * bytes));
+
+	for (int try = 0; try < TRIES && lost >= limit; try++) {
+		lost = memory_lost(t, start + try * bytes, bytes, fd);
+		ASSERT_LE(0, lost);
+	}
+	EXPECT_GT(limit, lost);
+	close(fd);
 }
 
 /* Sets the number of huge pages that are set aside; returns what it was, or -1. */

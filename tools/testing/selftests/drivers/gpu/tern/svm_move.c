@@ -342,6 +342,57 @@ TEST_F(move, dontneed)
 		ASSERT_EQ(1, p[i]);
 }
 
+/* What the process does not have does not come into being when the CPU touches its neighbour. */
+TEST_F(move, holes_beside_a_page_stay_holes)
+{
+	enum { PAGES = 16 };
+	struct tern *t = &self->t;
+	unsigned long *p = filled(t, PAGES * PAGE, MADV_NOHUGEPAGE);
+	unsigned char present[PAGES];
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, PAGES * PAGE));
+	ASSERT_EQ(PAGES * PAGE, tern_stats(t).resident_bytes);
+	ASSERT_EQ(0, madvise(p + WORDS(PAGE), (PAGES - 1) * PAGE, MADV_DONTNEED));
+	EXPECT_EQ(-1, tern_check_pattern(p, PAGE, 1));
+	EXPECT_EQ(1, tern_stats(t).to_system_small);
+	ASSERT_EQ(0, mincore(p, PAGES * PAGE, present));
+	EXPECT_EQ(1, present[0] & 1);
+	for (int i = 1; i < PAGES; i++)
+		EXPECT_EQ(0, present[i] & 1);
+}
+
+/* A huge page that finds no room on the device is used where it is, and not split. */
+TEST_F_TIMEOUT(move, huge_page_stays_whole_when_the_device_is_full, 120)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+	size_t bytes = t->info.vram_free / HUGE_PAGE * HUGE_PAGE;
+	struct drm_tern_device_query now;
+	struct drm_tern_stats stats;
+	char *rest;
+
+	ASSERT_NE(NULL, p);
+	if (tern_anon_huge(p) != HUGE_PAGE >> 10)
+		SKIP(return, "the system has no huge page to give");
+	rest = tern_map(t, bytes, MADV_HUGEPAGE);
+	ASSERT_NE(NULL, rest);
+	for (size_t at = 0; at < bytes; at += HUGE_PAGE) {
+		struct kernel_args store = { .p = (void *)(rest + at), .value = 1 };
+
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run_threads(t, KERNEL_STORE, store, 1));
+	}
+	ASSERT_EQ(0, tern_query(t->fd, &now));
+	if (now.vram_free)
+		SKIP(return, "something else uses the device's memory");
+
+	stats = tern_stats(t);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	EXPECT_EQ(stats.resident_bytes, tern_stats(t).resident_bytes);
+	EXPECT_EQ(HUGE_PAGE >> 10, tern_anon_huge(p));
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
+}
+
 /* What does not fit into the device's memory is used where it is, or takes turns. */
 TEST_F_TIMEOUT(move, more_than_device_memory, 300)
 {

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The ioctls of the Tern GPU's driver: what they return, and what they refuse. */
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+
 #include "kselftest_harness.h"
 #include "tern_test.h"
 
@@ -213,6 +218,7 @@ TEST_F(uapi, submit_bad_input)
 	REFUSED(EINVAL, threads, 0);
 	REFUSED(EINVAL, entry, good.entry + 1);
 	REFUSED(EINVAL, stack_size, 8);
+	REFUSED(EINVAL, timeout_ms, 3600001);
 	REFUSED(EINVAL, in_count, 65);
 	REFUSED(EINVAL, out_count, 65);
 	REFUSED(EFAULT, out_syncobjs, 8);
@@ -365,6 +371,231 @@ TEST_F(uapi, in_syncobjs)
 		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &t->queue));
 	}
 	tern_queue_free(t, &second);
+}
+
+/* Submits kernel "add" to @queue, after what @before signals. */
+static int add_after(const struct tern *t, struct tern_queue *queue, const __u32 *before,
+		     struct kernel_args args)
+{
+	struct drm_tern_submit submit = tern_submission(t, queue, KERNEL_ADD);
+	int ret;
+
+	*queue->args = args;
+	submit.in_syncobjs = (uintptr_t)before;
+	submit.in_count = 1;
+	ret = tern_ioctl(t->fd, DRM_IOCTL_TERN_SUBMIT, &submit);
+	queue->seqno = submit.seqno;
+	return ret;
+}
+
+/*
+ * The call does not wait for fences. What waits holds up its own queue, in order, and no
+ * other.
+ */
+TEST_F(uapi, waiting_dispatches)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
+	struct kernel_args wait = { .p = p, .out = p + 1, .value = 1 };
+	struct kernel_args add = { .p = p + 2, .count = 1, .value = 10 };
+	struct tern_queue second, third;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, tern_queue_init(t, &second, 4));
+	ASSERT_EQ(0, tern_queue_init(t, &third, 0));
+	ASSERT_EQ(0, tern_start(t, &t->queue, KERNEL_WAIT, wait, 1, 0));
+	ASSERT_EQ(0, add_after(t, &second, &t->queue.syncobj, add));
+	for (int i = 2; i <= 4; i++) {
+		struct drm_tern_submit next = tern_submission(t, &second, KERNEL_ADD);
+
+		ASSERT_EQ(0, tern_ioctl(t->fd, DRM_IOCTL_TERN_SUBMIT, &next));
+		second.seqno = next.seqno;
+	}
+	EXPECT_EQ(-EAGAIN, add_after(t, &second, &t->queue.syncobj, add));
+	second.seqno = 4;
+
+	ASSERT_EQ(0, tern_start(t, &third, KERNEL_NULL, add, 1, 0));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &third));
+	for (int i = 1; i <= 4; i++) {
+		ASSERT_EQ(0, tern_result(t, &second, i));
+		EXPECT_EQ(DRM_TERN_RESULT_PENDING, second.result.status);
+	}
+	EXPECT_EQ(0, p[2]);
+
+	__atomic_store_n(p, 1, __ATOMIC_RELEASE);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &second));
+	EXPECT_EQ(4 * 10, p[2]);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &t->queue));
+	tern_queue_free(t, &third);
+	tern_queue_free(t, &second);
+}
+
+/*
+ * A queue is destroyed while a dispatch of it waits for another queue, and the other while
+ * it is waited for.
+ */
+TEST_F(uapi, destroy_with_waiting_dispatches)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
+	struct kernel_args wait = { .p = p, .out = p + 1, .value = 1 };
+	struct kernel_args add = { .p = p + 2, .count = 1, .value = 10 };
+	struct tern_queue first, second, third;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, tern_queue_init(t, &first, 0));
+	ASSERT_EQ(0, tern_queue_init(t, &second, 0));
+	ASSERT_EQ(0, tern_queue_init(t, &third, 0));
+	ASSERT_EQ(0, tern_start(t, &first, KERNEL_WAIT, wait, 1, 0));
+	ASSERT_EQ(0, add_after(t, &second, &first.syncobj, add));
+	ASSERT_EQ(0, add_after(t, &third, &first.syncobj, add));
+
+	/* Its fence is signalled, though what it waits for is not. */
+	ASSERT_EQ(0, tern_queue_destroy(t->fd, second.handle));
+	second.handle = 0;
+	EXPECT_EQ(0, tern_wait_fence(t, &second));
+	EXPECT_EQ(0, p[2]);
+
+	/* The end of what it waits for, be it a bad one, lets the third go on. */
+	ASSERT_EQ(0, tern_queue_destroy(t->fd, first.handle));
+	first.handle = 0;
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &third));
+	EXPECT_EQ(10, p[2]);
+	tern_queue_free(t, &third);
+	tern_queue_free(t, &second);
+	tern_queue_free(t, &first);
+}
+
+/* Whoever is handed the file by fork() does not reach its maker's memory by it. */
+TEST_F(uapi, other_process)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
+	struct kernel_args fill = { .p = p, .count = 1, .value = 5 };
+	pid_t child;
+
+	ASSERT_NE(NULL, p);
+	child = fork();
+	ASSERT_LE(0, child);
+	if (!child) {
+		struct drm_tern_queue_create create = { .vm = t->vm };
+		int ret = tern_start(t, &t->queue, KERNEL_FILL, fill, 1, 0);
+
+		if (ret != -EPERM)
+			_exit(1);
+		if (tern_ioctl(t->fd, DRM_IOCTL_TERN_QUEUE_CREATE, &create) != -EPERM)
+			_exit(2);
+		_exit(0);
+	}
+	EXPECT_TRUE(tern_child_ok(child));
+	EXPECT_EQ(0, *p);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_FILL, fill));
+	EXPECT_EQ(5, *p);
+}
+
+/* Memory whose pages come when somebody resolves their faults with @uffd; NULL if not here. */
+static unsigned long *unresolved_memory(struct tern *t, int *uffd)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	unsigned long *p = tern_map(t, PAGE, MADV_NOHUGEPAGE);
+
+	*uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	range.range.start = (uintptr_t)p;
+	range.range.len = PAGE;
+	if (!p || *uffd < 0 || ioctl(*uffd, UFFDIO_API, &api) ||
+	    ioctl(*uffd, UFFDIO_REGISTER, &range))
+		return NULL;
+	return p;
+}
+
+/*
+ * Memory that does not come holds up the dispatch that touched it, until its time is over,
+ * but neither another process nor the end of everything.
+ */
+TEST_F(uapi, memory_that_does_not_come)
+{
+	struct tern *t = &self->t;
+	struct kernel_args load = {}, add = { .count = 1, .value = 7 };
+	struct tern_queue after, more;
+	struct tern other;
+	int uffd;
+
+	if (access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
+		SKIP(return, "the kernel has no userfaultfd");
+	load.p = unresolved_memory(t, &uffd);
+	ASSERT_NE(NULL, load.p);
+	load.out = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
+	ASSERT_NE(NULL, load.out);
+	ASSERT_EQ(0, tern_begin(&other));
+	ASSERT_EQ(0, tern_queue_init(t, &after, 0));
+
+	add.p = load.out + 1;
+	/* Once before, so that it needs no fault of its own later. */
+	ASSERT_EQ(0, tern_start(t, &after, KERNEL_ADD, add, TERN_THREADS, 0));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &after));
+	EXPECT_EQ(7, load.out[1]);
+
+	ASSERT_EQ(0, tern_start(t, &t->queue, KERNEL_LOAD, load, 1, 200));
+	ASSERT_EQ(0, add_after(t, &after, &t->queue.syncobj, add));
+
+	/* Another address space, if only one of our own, is served; and no queue waits. */
+	ASSERT_EQ(DRM_TERN_RESULT_OK,
+		  tern_run(&other, KERNEL_FILL,
+			   (struct kernel_args){ .p = load.out + 2, .count = 1, .value = 9 }));
+	EXPECT_EQ(9, load.out[2]);
+	ASSERT_EQ(0, tern_queue_init(t, &more, 0));
+	tern_queue_free(t, &more);
+	ASSERT_EQ(0, tern_result(t, &t->queue, 1));
+	EXPECT_EQ(DRM_TERN_RESULT_PENDING, t->queue.result.status);
+
+	/* Its fence is signalled in the end, and with it what waited for it. */
+	EXPECT_EQ(DRM_TERN_RESULT_TIMEOUT, tern_finish(t, &t->queue));
+	EXPECT_EQ(-EIO, tern_start(t, &t->queue, KERNEL_NULL, load, 1, 0));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &after));
+	EXPECT_EQ(14, load.out[1]);
+	tern_queue_free(t, &after);
+	ASSERT_EQ(0, tern_end(&other));
+	close(uffd);
+}
+
+/* A process that is killed meanwhile does end, though its memory never comes. */
+TEST_F(uapi, exit_with_memory_that_does_not_come)
+{
+	int started[2];
+	char byte;
+	pid_t child;
+
+	if (access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
+		SKIP(return, "the kernel has no userfaultfd");
+	ASSERT_EQ(0, pipe(started));
+	child = fork();
+	ASSERT_LE(0, child);
+	if (!child) {
+		struct pollfd message = { .events = POLLIN };
+		struct kernel_args load = {};
+		struct tern own;
+
+		if (tern_begin(&own))
+			_exit(1);
+		load.p = unresolved_memory(&own, &message.fd);
+		load.out = tern_shared(PAGE, NULL);
+		if (!load.p || !load.out || tern_start(&own, &own.queue, KERNEL_LOAD, load, 1, 0))
+			_exit(2);
+		/* When its handler has a message, the fault is being served. */
+		if (poll(&message, 1, -1) != 1)
+			_exit(3);
+		if (write(started[1], "", 1) != 1)
+			_exit(4);
+		for (;;)
+			pause();
+	}
+	close(started[1]);
+	EXPECT_EQ(1, read(started[0], &byte, 1));
+	kill(child, SIGKILL);
+	EXPECT_EQ(child, waitpid(child, NULL, 0));
+	close(started[0]);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_NULL, (struct kernel_args){}));
 }
 
 TEST_HARNESS_MAIN

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Runs `tern-run` on the device and checks the figures that it prints as JSON: which pages moved,
+//! and which did not. The results are TAP.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output};
+
+use anyhow::{ensure, Context, Result};
+use clap::Parser;
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+const HUGE: u64 = 2 * MIB;
+const PAGE: u64 = 4096;
+
+/// Runs tern-run on the device and checks the figures that it prints as JSON; the results are TAP.
+#[derive(Parser)]
+enum Tests {
+    /// Huge pages move whole, or not at all, and files stay where they are.
+    Pages {
+        /// Files of some MiB together, to count words in
+        files: PathBuf,
+    },
+    /// Memory that a device of 64 MiB has no room for, up to half of the machine's.
+    Large {
+        /// Half of the machine's memory in MiB
+        half: u64,
+    },
+}
+
+type Test<'a> = (&'static str, Box<dyn Fn() -> Result<()> + 'a>);
+
+impl Tests {
+    fn all(&self) -> Vec<Test<'_>> {
+        match self {
+            Self::Pages { files } => vec![
+                ("huge_pages_move_whole", Box::new(huge_pages_move_whole)),
+                ("forbidden_huge_pages", Box::new(forbidden_huge_pages)),
+                ("files_stay", Box::new(move || files_stay(files))),
+            ],
+            Self::Large { half } => vec![
+                ("half_of_memory", Box::new(move || half_of_memory(*half))),
+                ("to_and_fro", Box::new(to_and_fro)),
+                ("more_than_half", Box::new(move || more_than_half(*half))),
+            ],
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let tests = Tests::parse();
+    let tests = tests.all();
+    let mut status = ExitCode::SUCCESS;
+    println!("TAP version 13\n1..{}", tests.len());
+    for (number, (name, test)) in (1..).zip(tests) {
+        match test() {
+            Ok(()) => println!("ok {number} {name}"),
+            Err(error) => {
+                println!("# {error:#}\nnot ok {number} {name}");
+                status = ExitCode::FAILURE;
+            }
+        }
+    }
+    status
+}
+
+/// Runs the `tern-run` beside this program.
+fn output(arguments: &[&str]) -> Result<Output> {
+    let program = std::env::current_exe()?.with_file_name("tern-run");
+    Command::new(&program)
+        .args(arguments)
+        .arg("--json")
+        .output()
+        .with_context(|| format!("cannot run {}", program.display()))
+}
+
+/// What one run of one workload reports.
+struct Run(Value);
+
+impl Run {
+    /// Runs a workload, which must end well.
+    fn new(arguments: &[&str]) -> Result<Self> {
+        let output = output(arguments)?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {errors}", output.status);
+        let report = serde_json::from_slice(&output.stdout).context("this is no JSON")?;
+        let run = Self(report);
+        let result = run.value("/workloads/0/result")?;
+        ensure!(result == "equal", "the result is {result}");
+        Ok(run)
+    }
+
+    fn value(&self, place: &str) -> Result<&Value> {
+        let value = self.0.pointer(place);
+        value.with_context(|| format!("the report has no {place}: {}", self.0))
+    }
+
+    /// A figure of the device.
+    fn vram(&self) -> Result<u64> {
+        let value = self.value("/device/vram_bytes")?;
+        value.as_u64().context("vram_bytes is no number")
+    }
+
+    /// A figure of the workload.
+    fn figure(&self, name: &str) -> Result<u64> {
+        let value = self.value(&format!("/workloads/0/{name}"))?;
+        let number = value.as_u64();
+        number.with_context(|| format!("{name} is no number: {value}"))
+    }
+
+    /// Checks that a figure is within bounds.
+    fn expect(&self, name: &str, bounds: std::ops::RangeInclusive<u64>) -> Result<()> {
+        let value = self.figure(name)?;
+        ensure!(
+            bounds.contains(&value),
+            "{name} is {value}, not one of {bounds:?}: {}",
+            self.0
+        );
+        Ok(())
+    }
+}
+
+/// All arrays of triad are used by the device, then by the CPU. Their first and last pages are in
+/// no huge page, and a huge page may not be had, so that half of them is enough.
+fn huge_pages_move_whole() -> Result<()> {
+    let run = Run::new(&["triad", "--thp", "always", "--size", "64M"])?;
+    let most = run.figure("bytes")? / HUGE;
+    run.expect("to_device/huge", most / 2..=most)?;
+    run.expect("to_system/huge", most / 2..=most)
+}
+
+fn forbidden_huge_pages() -> Result<()> {
+    let run = Run::new(&["triad", "--thp", "never", "--size", "64M"])?;
+    let pages = run.figure("bytes")? / PAGE;
+    for way in ["to_device", "to_system"] {
+        run.expect(&format!("{way}/huge"), 0..=0)?;
+        run.expect(&format!("{way}/mid"), 0..=0)?;
+        run.expect(&format!("{way}/small"), pages / 2..=u64::MAX)?;
+    }
+    Ok(())
+}
+
+/// What goes to the device for more files is no more than the tables that say where they are and
+/// what is in them. All of the files is mapped in place.
+fn files_stay(files: &Path) -> Result<()> {
+    const TABLES_PER_PAGE: u64 = 64;
+    const SLACK: u64 = 32 * PAGE;
+    let files = files.to_str().context("the path is no text")?;
+    let few = Run::new(&["wordcount", "--size", "64K", "--files", files])?;
+    let many = Run::new(&["wordcount", "--size", "64M", "--files", files])?;
+    let pages = many.figure("bytes")? / PAGE;
+    ensure!(pages * PAGE > 2 * MIB, "{files} holds {pages} pages only");
+    let most = few.figure("to_device/bytes")? + pages * TABLES_PER_PAGE + SLACK;
+    many.expect("to_device/bytes", 0..=most)?;
+    many.expect("mapped_pages", pages..=u64::MAX)
+}
+
+/// Checks that the device was filled, and the rest used where it is.
+fn expect_both(run: &Run) -> Result<()> {
+    let (bytes, vram) = (run.figure("bytes")?, run.vram()?);
+    ensure!(bytes > vram, "all {bytes} bytes fit into {vram}");
+    run.expect("to_device/huge", 1..=u64::MAX)?;
+    run.expect("mapped_pages", (bytes - vram) / PAGE..=u64::MAX)
+}
+
+fn half_of_memory(half: u64) -> Result<()> {
+    expect_both(&Run::new(&["triad", "--size", &format!("{half}M")])?)
+}
+
+fn to_and_fro() -> Result<()> {
+    expect_both(&Run::new(&["pingpong", "--rounds", "2", "--size", "96M"])?)
+}
+
+fn more_than_half(half: u64) -> Result<()> {
+    let output = output(&["triad", "--size", &format!("{}M", half + 1)])?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(2), "{}", output.status);
+    ensure!(
+        errors.contains(&format!("use at most --size {half}M")),
+        "the error is {errors}"
+    );
+    Ok(())
+}
