@@ -17,7 +17,7 @@ ifeq ($(origin HOSTDIR),undefined)
 export HOSTDIR := $(if $(shell tr '\0' '\n' </proc/$$PPID/cmdline | grep -E '^(-C|--directory)'),$(PWD),$(CURDIR))
 endif
 
-.PHONY: help run test test-debug shell guest bench build tree refresh series apply bisect-check clean
+.PHONY: help run test test-debug prove prove-debug shell guest bench build tree refresh series apply bisect-check clean
 
 help:
 	@echo "Two commands do everything on a fresh Debian or Ubuntu machine:"
@@ -30,7 +30,11 @@ help:
 	@echo "                         (make has only 0 and 2, and with -C it prints its own lines)"
 	@echo "  make shell             a shell"
 	@echo "  make bench             figures"
-	@echo "  make test-debug        the tests on the debug kernel (KASAN, lockdep, DEBUG_VM)"
+	@echo "  make test-debug        the tests on the debug kernel (KASAN, lockdep, DEBUG_VM), with those that"
+	@echo "                         take long"
+	@echo "  make prove             what the series mends in the kernel: each test fails without it and"
+	@echo "                         passes with it"
+	@echo "  make prove-debug       the same on debug kernels"
 	@echo
 	@echo "The series:"
 	@echo "  make build             build kernel and selftests"
@@ -41,7 +45,7 @@ help:
 	@echo "  make bisect-check      build every commit"
 	@echo "  make clean             remove build/"
 	@echo
-	@echo "Variables: KERNEL=tern|base|debug|release  ACCEL=auto|tcg|kvm"
+	@echo "Variables: KERNEL=tern|base|debug|base-debug|release  ACCEL=auto|tcg|kvm"
 	@echo "  MEMORY=3G CPUS=2 VRAM=512M GPUS=1        the virtual machine; at most CPUS=8 and GPUS=2, and a"
 	@echo "                                           size without K, M or G counts MiB"
 	@echo "  TIMEOUT=3600                             seconds that a command may take, 0 for any number;"
@@ -51,9 +55,10 @@ help:
 	@echo "  TERN_CACHE=DIR                           in place of ~/.cache/tern"
 	@echo "  JOBS=N                                   jobs of a build"
 	@echo "  ONLY=NAME                                one suite of the tests; * stands for any characters, as"
-	@echo "                                           in ONLY='tern-*'; ./tern test -- --list shows them"
+	@echo "                                           in ONLY='tern-*'; ./tern test -- --list shows them;"
+	@echo "                                           of make prove, a defect or a test"
 
-run shell bench build tree refresh series bisect-check:
+run prove shell bench build tree refresh series bisect-check:
 	@exec $(top)/tern $@
 
 test:
@@ -61,6 +66,9 @@ test:
 
 test-debug:
 	@exec $(top)/tern test --debug
+
+prove-debug:
+	@exec $(top)/tern prove --debug
 
 guest:
 	@test -n "$$CMD" || { echo "make guest needs CMD='…': the command to run in the guest" >&2; exit 2; }

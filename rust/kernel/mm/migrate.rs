@@ -46,7 +46,6 @@ use crate::{
         pagemap::{
             DevicePagemap,
             DevicePagemapOps,
-            Level,
             Owner,
             VmFault, //
         },
@@ -162,20 +161,18 @@ impl Buffer {
 
 /// Which pages of a range to collect. Values are combined with `|`.
 #[derive(Copy, Clone, PartialEq, Eq)]
-pub struct Select(usize);
+pub struct Select(bindings::migrate_vma_direction);
 
 impl Select {
     /// Pages in system memory, and holes.
-    pub const SYSTEM: Self =
-        Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM as usize);
+    pub const SYSTEM: Self = Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM);
 
     /// Device-private pages of the [owner](Setup::owner).
     pub const DEVICE_PRIVATE: Self =
-        Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE as usize);
+        Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE);
 
     /// Huge pages as they are. Without it they are split into base pages first.
-    pub const COMPOUND: Self =
-        Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND as usize);
+    pub const COMPOUND: Self = Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND);
 }
 
 impl BitOr for Select {
@@ -263,8 +260,9 @@ impl<'a> Setup<'a> {
 
     /// Collects device-private folios of `owner` around a fault of the CPU, to bring them back.
     ///
-    /// `range` (bytes) should cover the folio that faulted. But if that is a large folio of which
-    /// [only a page](Level::Pte) faulted, it must be just that page; see [`Setup::collect`].
+    /// `range` (bytes) must have the page that faulted, and should cover its folio. A large folio
+    /// that is mapped [page by page](VmFault::level), or of which `range` has only a part, is
+    /// split.
     pub fn for_fault(fault: &'a VmFault, range: Range<usize>, owner: Owner) -> Self {
         Self {
             vma: fault.vma(),
@@ -293,23 +291,12 @@ impl<'a> Setup<'a> {
     ///
     /// That a page cannot be collected is not an error; it merely has no entry. Fails with
     /// [`EINVAL`] if the range is empty, not aligned to pages, not within the area or larger than
-    /// `buffer`, if the area is one of device, DAX or hugetlb pages, or if the range is not that of
-    /// the fault where it has to be. Wraps `migrate_vma_setup()`.
-    ///
-    /// `migrate_vma_setup()` splits a large folio that is mapped page by page. If that is the one
-    /// that faulted, the lock of the caller passes on to the page that faulted, but the function
-    /// goes on as if the first page had it. Hence it must not look at another page.
+    /// `buffer`, or if the area is one of device, DAX or hugetlb pages. Wraps
+    /// `migrate_vma_setup()`.
     pub fn collect(self, buffer: &'a mut Buffer) -> Result<Collected<'a, VmaRange<'a>>> {
         let Range { start, end } = self.range;
         if !self.locked || start >= end || (start | end) & (PAGE_SIZE - 1) != 0 {
             return Err(EINVAL);
-        }
-        if let Some(fault) = self.fault {
-            let order = fault.folio().order();
-
-            if !can_collect(&self.range, fault.address(), fault.level(), order) {
-                return Err(EINVAL);
-            }
         }
         let (src, dst) = buffer.slots((end - start) >> PAGE_SHIFT)?;
 
@@ -340,12 +327,6 @@ impl<'a> Setup<'a> {
             placed: false,
         }))
     }
-}
-
-/// Returns whether `range` can be collected when the CPU has faulted at `address`, at `level`, on a
-/// folio of `order`; see [`Setup::collect`].
-fn can_collect(range: &Range<usize>, address: usize, level: Level, order: u32) -> bool {
-    level == Level::Pmd || order == 0 || *range == (address..address + PAGE_SIZE)
 }
 
 /// Collects the folios in the page offsets `range` of `pagemap`, to migrate them to system memory.
@@ -596,8 +577,8 @@ impl<'a, K: Kind> Collected<'a, K> {
     ///
     /// All copies must be complete. Sources without a destination, and those for which it fails
     /// (for example because somebody holds a reference), stay. A huge page whose destination was
-    /// given as single pages is split; device memory that was collected without an address is not,
-    /// and stays. May sleep. Wraps `migrate_vma_pages()` and `migrate_device_pages()`.
+    /// given as single pages is split, in all processes that map it. May sleep. Wraps
+    /// `migrate_vma_pages()` and `migrate_device_pages()`.
     pub fn pages(mut self) -> Migrated<'a, K> {
         let Migration {
             kind,
@@ -790,7 +771,7 @@ impl Entry<'_> {
     ///
     /// `get` returns a new folio of order 0 for the page with the given number within the entry. If
     /// it fails, or the folio is larger or not new ([`EINVAL`]), or a destination is set already
-    /// ([`EBUSY`]), no destination is set: a part of the pages cannot migrate without the others.
+    /// ([`EBUSY`]), no destination is set, so that a huge page is not split for a part of it.
     pub fn set_pages(&mut self, mut get: impl FnMut(usize) -> Result<LockedFolio>) -> Result {
         if self.is_set() {
             return Err(EBUSY);
@@ -830,26 +811,4 @@ pub struct Outcome<'a> {
     pub src: Option<&'a Folio>,
     /// The destination.
     pub dst: &'a Folio,
-}
-
-#[macros::kunit_tests(rust_mm_migrate)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_folio_that_faulted_by_page() {
-        const ADDRESS: usize = 16 * PAGE_SIZE;
-        let page = ADDRESS..ADDRESS + PAGE_SIZE;
-        let next = ADDRESS + PAGE_SIZE..ADDRESS + 2 * PAGE_SIZE;
-        let all = 0..32 * PAGE_SIZE;
-
-        for level in [Level::Pte, Level::Pmd] {
-            assert!(can_collect(&page, ADDRESS, level, 0));
-            assert!(can_collect(&all, ADDRESS, level, 0));
-            assert!(can_collect(&page, ADDRESS, level, PMD_ORDER));
-        }
-        assert!(can_collect(&all, ADDRESS, Level::Pmd, PMD_ORDER));
-        assert!(!can_collect(&all, ADDRESS, Level::Pte, PMD_ORDER));
-        assert!(!can_collect(&next, ADDRESS, Level::Pte, PMD_ORDER));
-    }
 }

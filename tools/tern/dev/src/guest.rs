@@ -3,16 +3,16 @@
 //! What runs in the virtual machine.
 
 use std::ffi::OsString;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use tern_guest::options::Options;
 
 use crate::kernel::{self, Built, Kernel};
 use crate::places::Places;
 use crate::selftests;
-use crate::tool::{cannot_run, hand_over, own, step};
+use crate::tool::{hand_over, only_tells, own, succeeds_quietly};
 
 /// The virtual machine, as far as people want another than the usual one.
 #[derive(Clone, Debug, Args)]
@@ -138,29 +138,23 @@ pub fn test(
     places: &Places,
     kernel: Kernel,
     options: &Options,
+    long: bool,
     only: Option<&str>,
     args: &[String],
 ) -> Result<ExitCode> {
     let tester = || {
         let mut command = own(places, "tern-test");
         options.add_to(&mut command);
+        command.args(long.then_some("--long"));
         command.args(only.map(|only| format!("--only={only}")));
         command.args(args);
         command
     };
     // What is wrong with the arguments shows before a kernel is built for them.
-    if args
-        .iter()
-        .any(|arg| matches!(arg.as_str(), "--list" | "--help" | "--version"))
-    {
+    if only_tells(args) {
         return hand_over(tester());
     }
-    let mut check = tester();
-    let status = step(&mut check)
-        .arg("--list")
-        .stdout(Stdio::null())
-        .status();
-    if !status.with_context(|| cannot_run(&check))?.success() {
+    if !succeeds_quietly(tester().arg("--list"))? {
         return Ok(ExitCode::from(2));
     }
 
@@ -173,7 +167,7 @@ pub fn test(
         .arg(&places.top)
         .arg("--set")
         .arg(format!("tests={}", selftests.display()));
-    if kernel == Kernel::Base {
+    if !kernel.has_series() {
         command.arg("--no-series");
     }
     hand_over(command)

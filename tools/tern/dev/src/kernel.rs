@@ -27,6 +27,8 @@ pub enum Kernel {
     Base,
     /// The series, with all that catches bugs
     Debug,
+    /// The kernel without the series, with all that catches bugs
+    BaseDebug,
     /// The series, without checks, for figures
     Release,
 }
@@ -38,8 +40,14 @@ impl Kernel {
             Self::Tern => "tern",
             Self::Base => "base",
             Self::Debug => "debug",
+            Self::BaseDebug => "base-debug",
             Self::Release => "release",
         }
+    }
+
+    /// Whether it has the series.
+    pub fn has_series(self) -> bool {
+        !matches!(self, Self::Base | Self::BaseDebug)
     }
 
     /// Files of its configuration, in order.
@@ -48,6 +56,7 @@ impl Kernel {
             Self::Tern => &["kernel.config", "series.config"],
             Self::Base => &["kernel.config"],
             Self::Debug => &["kernel.config", "series.config", "debug.config"],
+            Self::BaseDebug => &["kernel.config", "debug.config"],
             Self::Release => &["kernel.config", "series.config", "release.config"],
         }
     }

@@ -11,6 +11,7 @@ mod guest;
 mod kernel;
 mod lock;
 mod places;
+mod prove;
 mod selftests;
 mod series;
 mod stamp;
@@ -20,7 +21,7 @@ mod tool;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
 use clap::{Parser, Subcommand};
 use tern_guest::options::Options;
 
@@ -61,13 +62,29 @@ enum Command {
     Test {
         #[command(flatten)]
         options: Options,
-        /// On the debug kernel: KASAN, lockdep, fault injection
+        /// On the debug kernel: KASAN, lockdep, fault injection; with the suites that take long
         #[arg(long)]
         debug: bool,
         /// Only this suite; `*` stands for any characters
         #[arg(long, env = "ONLY", value_name = "NAME")]
         only: Option<String>,
         /// Further arguments of tern-test
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Shows what the series mends: each test fails on the base kernel and passes with the series
+    ///
+    /// The options of the machine are for its guests; the time limit holds for each test.
+    Prove {
+        #[command(flatten)]
+        options: Options,
+        /// On debug kernels: KASAN, lockdep
+        #[arg(long)]
+        debug: bool,
+        /// Only this defect, or this test; `*` stands for any characters
+        #[arg(long, env = "ONLY", value_name = "NAME")]
+        only: Option<String>,
+        /// Further arguments of tern-prove
         #[arg(last = true)]
         args: Vec<String>,
     },
@@ -139,7 +156,19 @@ fn run(cli: Cli) -> Result<ExitCode> {
             args,
         } => {
             let kernel = if debug { Kernel::Debug } else { kernel };
-            guest::test(places, kernel, &options, only.as_deref(), &args)
+            guest::test(places, kernel, &options, debug, only.as_deref(), &args)
+        }
+        Command::Prove {
+            options,
+            debug,
+            only,
+            args,
+        } => {
+            ensure!(
+                cli.kernel.is_none(),
+                "prove takes two kernels: leave KERNEL out; with --debug they are debug kernels"
+            );
+            prove::prove(places, debug, &options, only.as_deref(), &args)
         }
         Command::Shell { machine } => guest::shell(places, kernel, &machine),
         Command::Guest { machine, command } => guest::command(places, kernel, &machine, &command),

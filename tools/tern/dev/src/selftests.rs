@@ -17,6 +17,7 @@ use crate::stamp::Stamp;
 use crate::step::Step;
 
 /// A directory of the kernel's selftests.
+#[derive(Debug)]
 struct Tests {
     /// Its path below `tools/testing/selftests`.
     source: &'static str,
@@ -26,11 +27,45 @@ struct Tests {
     programs: &'static [&'static str],
 }
 
+impl Tests {
+    /// The programs that `source` has, as files of `output`: the kernel without the series does
+    /// not have the series' tests.
+    fn targets(&self, source: &Path, output: &Path) -> Vec<PathBuf> {
+        let names = self.programs.iter();
+        names
+            .filter(|name| source.join(name).with_extension("c").is_file())
+            .map(|name| output.join(name))
+            .collect()
+    }
+}
+
 const TESTS: &[Tests] = &[
     Tests {
         source: "mm",
         place: None,
-        programs: &["hmm-tests", "gup_test"],
+        programs: &[
+            "compaction_test",
+            "cow",
+            "folio_split_race_test",
+            "gup_test",
+            "hmm-large-tests",
+            "hmm-tests",
+            "khugepaged",
+            "ksm_functional_tests",
+            "migration",
+            "mkdirty",
+            "mremap_dontunmap",
+            "mremap_test",
+            "pagemap_ioctl",
+            "prctl_thp_disable",
+            "rmap",
+            "soft-dirty",
+            "split_huge_page_test",
+            "transhuge-stress",
+            "uffd-stress",
+            "uffd-unit-tests",
+            "uffd-wp-mremap",
+        ],
     },
     Tests {
         source: "drivers/gpu/tern",
@@ -46,7 +81,9 @@ pub fn ready(places: &Places, kernel: Kernel) -> Result<(Built, PathBuf, Lock)> 
     let built = kernel::build(places, kernel)?;
     let output = places.build.join("selftests").join(kernel.name());
     fs::create_dir_all(&output).with_context(|| format!("{} cannot be made", shown(&output)))?;
-    let stamp = Stamp::new(output.join("tern.stamp"), built.state.clone());
+    let mut state = built.state.clone();
+    state.extend(format!("{TESTS:?}").into_bytes());
+    let stamp = Stamp::new(output.join("tern.stamp"), state);
     if !stamp.holds() {
         let _unused = built.unused()?;
         stamp.clear()?;
@@ -65,7 +102,6 @@ fn make(places: &Places, built: &Built, output: &Path) -> Result<()> {
             .tree
             .join("tools/testing/selftests")
             .join(tests.source);
-        // The kernel without the series does not have the series' tests.
         if source.is_dir() {
             let output = match tests.place {
                 Some(place) => output.join(place),
@@ -73,8 +109,9 @@ fn make(places: &Places, built: &Built, output: &Path) -> Result<()> {
             };
             fs::create_dir_all(&output)
                 .with_context(|| format!("{} cannot be made", shown(&output)))?;
-            let programs = tests.programs.iter().map(|name| output.join(name));
-            step.run(make_in(places, built, &source, &output).args(programs))?;
+            step.run(
+                make_in(places, built, &source, &output).args(tests.targets(&source, &output)),
+            )?;
         }
     }
     step.done();

@@ -22,12 +22,14 @@ fn program(places: &Places) -> Command {
 /// Brings the tree that a kernel is built from up to date.
 pub fn tree_of(places: &Places, kernel: Kernel) -> Result<PathBuf> {
     let mut command = program(places);
-    let tree = match kernel {
-        Kernel::Base => places.build.join("tree-base"),
-        _ => places.build.join("tree"),
+    let name = if kernel.has_series() {
+        "tree"
+    } else {
+        "tree-base"
     };
+    let tree = places.build.join(name);
     command.arg("--tree").arg(&tree).arg("tree");
-    if kernel == Kernel::Base {
+    if !kernel.has_series() {
         command.args(["--upto", "0"]);
     }
     if tree.is_dir() {
@@ -101,9 +103,11 @@ pub fn apply(places: &Places, kdir: &str) -> Result<ExitCode> {
 /// Builds every commit, configured as the guest's kernel is as far as the
 /// commit has the options.
 pub fn bisect_check(places: &Places) -> Result<ExitCode> {
-    let _lock = places.lock()?;
-    let config = Config::of(places, Kernel::Tern)?;
-    let wanted = config.write(&places.build.join("bisect.config"))?;
+    let wanted = {
+        let _lock = places.lock()?;
+        Config::of(places, Kernel::Tern)?.write(&places.build.join("bisect.config"))?
+    };
+    // It takes long, and has trees and objects of its own.
     let mut command = program(places);
     command
         .env("KCONFIG_ALLCONFIG", wanted)

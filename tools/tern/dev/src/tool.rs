@@ -3,7 +3,7 @@
 //! Programs that this one calls.
 
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
@@ -27,6 +27,18 @@ pub fn hand_over(mut command: Command) -> Result<ExitCode> {
 /// Has a program that this one waits for end when this one is killed.
 pub fn step(command: &mut Command) -> &mut Command {
     end_with_this(command, Signal::SIGTERM)
+}
+
+/// Whether the arguments of a tool only ask it what there is.
+pub fn only_tells(args: &[String]) -> bool {
+    let asks = |arg: &String| matches!(arg.as_str(), "--list" | "--help" | "--version");
+    args.iter().any(asks)
+}
+
+/// Runs a program for its errors alone; whether there were none.
+pub fn succeeds_quietly(command: &mut Command) -> Result<bool> {
+    let status = step(command).stdout(Stdio::null()).status();
+    Ok(status.with_context(|| cannot_run(command))?.success())
 }
 
 /// What to say about a program that does not start.

@@ -59,13 +59,13 @@ pub enum Format {
     Status,
 }
 
-/// A test that may be skipped.
+/// Tests that may be skipped, or that are known to fail.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Skip {
-    /// Its name; `*` stands for any characters.
+pub struct Listed {
+    /// Their name; `*` stands for any characters.
     pub test: String,
-    /// Why that is all right, for readers of the table.
+    /// Why that is all right.
     pub reason: String,
 }
 
@@ -97,7 +97,14 @@ pub struct Suite {
     pub allow: Vec<String>,
     /// Tests that may be skipped.
     #[serde(default)]
-    pub skip: Vec<Skip>,
+    pub skip: Vec<Listed>,
+    /// Tests that fail on the kernel without the series too: they count as
+    /// skipped.
+    #[serde(default)]
+    pub fail: Vec<Listed>,
+    /// Takes so long that it runs only on request.
+    #[serde(default)]
+    pub long: bool,
 }
 
 #[derive(Deserialize)]
@@ -135,12 +142,13 @@ pub fn read_table(text: &str) -> Result<Vec<Suite>> {
     Ok(suites)
 }
 
-/// The suites that `only` names, or all; `*` stands for any characters.
+/// The suites that `only` names; `*` stands for any characters. When nothing is
+/// named, all of them, but those that take long only if `long` is set.
 ///
 /// # Errors
 ///
 /// Fails when a name fits none.
-pub fn choose(mut suites: Vec<Suite>, only: &[String]) -> Result<Vec<Suite>> {
+pub fn choose(mut suites: Vec<Suite>, only: &[String], long: bool) -> Result<Vec<Suite>> {
     for pattern in only {
         if !suites.iter().any(|suite| matches(pattern, &suite.name)) {
             let names: Vec<_> = suites.iter().map(|suite| suite.name.as_str()).collect();
@@ -150,24 +158,42 @@ pub fn choose(mut suites: Vec<Suite>, only: &[String]) -> Result<Vec<Suite>> {
             );
         }
     }
-    suites.retain(|suite| only.is_empty() || only.iter().any(|only| matches(only, &suite.name)));
+    suites.retain(|suite| match only {
+        [] => long || !suite.long,
+        _ => only.iter().any(|only| matches(only, &suite.name)),
+    });
     Ok(suites)
 }
 
 impl Suite {
-    /// Turns a skip that the table does not allow into a failure.
-    pub fn judge(&self, case: Case) -> Case {
-        match case.verdict {
-            Verdict::Skipped(reason) if !self.may_skip(&case.name) => Case {
-                name: case.name,
-                verdict: Verdict::Failed(format!("skipped, which it may not be: {reason}")),
+    /// What a result counts as, by the table: a skip that it does not allow is
+    /// a failure, and a failure that it knows is a skip.
+    pub fn judge(&self, case: &Case) -> Verdict {
+        let listed = |list: &[Listed]| {
+            let mut fitting = list
+                .iter()
+                .filter(|listed| matches(&listed.test, &case.name));
+            fitting.next().map(|listed| listed.reason.clone())
+        };
+        match &case.verdict {
+            Verdict::Skipped(reason) if listed(&self.skip).is_none() => {
+                Verdict::Failed(format!("skipped, which it may not be: {reason}"))
+            }
+            Verdict::Failed(_) => match listed(&self.fail) {
+                Some(reason) => Verdict::Skipped(format!("fails on the base kernel too: {reason}")),
+                None => case.verdict.clone(),
             },
-            _ => case,
+            _ => case.verdict.clone(),
         }
     }
 
-    fn may_skip(&self, name: &str) -> bool {
-        self.skip.iter().any(|skip| matches(&skip.test, name))
+    /// Whether the test passed although the table has it among those that fail.
+    pub fn is_surprise(&self, case: &Case) -> bool {
+        case.verdict == Verdict::Passed
+            && self
+                .fail
+                .iter()
+                .any(|listed| matches(&listed.test, &case.name))
     }
 
     /// The command with the values put in.
@@ -288,6 +314,7 @@ mod tests {
         command = ["{tests}/hmm-tests"]
         timeout = 10
         skip = [{ test = "hmm.*", reason = "r" }]
+        fail = [{ test = "*.known", reason = "f" }]
     "#;
 
     #[test]
@@ -317,7 +344,7 @@ mod tests {
     fn a_name_that_fits_no_suite_is_refused() {
         let table = format!("{ROW}{}", ROW.replace("\"s\"", "\"tern-s\""));
         let chosen = |only: &str| {
-            let suites = choose(read_table(&table).unwrap(), &[only.to_string()])?;
+            let suites = choose(read_table(&table).unwrap(), &[only.to_string()], false)?;
             anyhow::Ok(
                 suites
                     .into_iter()
@@ -329,20 +356,55 @@ mod tests {
         assert_eq!(chosen("*s").unwrap(), ["s", "tern-s"]);
         let error = chosen("tern").unwrap_err().to_string();
         assert!(error.contains("there are: s, tern-s"), "{error}");
-        assert_eq!(choose(read_table(&table).unwrap(), &[]).unwrap().len(), 2);
+        assert_eq!(
+            choose(read_table(&table).unwrap(), &[], false)
+                .unwrap()
+                .len(),
+            2
+        );
+    }
+
+    #[test]
+    fn long_suites_run_when_they_are_asked_for() {
+        let table = format!("{ROW}long = true\n");
+        let count = |only: &[String], long| {
+            let suites = choose(read_table(&table).unwrap(), only, long);
+            suites.unwrap().len()
+        };
+        assert_eq!(count(&[], false), 0);
+        assert_eq!(count(&[], true), 1);
+        assert_eq!(count(&["s".to_string()], false), 1);
     }
 
     #[test]
     fn only_listed_skips_are_fine() {
         let suite = &read_table(ROW).unwrap()[0];
         let skip = |name: &str| {
-            suite.judge(Case {
+            suite.judge(&Case {
                 name: name.into(),
                 verdict: Verdict::Skipped("no".into()),
             })
         };
-        assert!(!skip("hmm.a").verdict.is_failure());
-        assert!(skip("other.a").verdict.is_failure());
+        assert!(!skip("hmm.a").is_failure());
+        assert!(skip("other.a").is_failure());
+    }
+
+    #[test]
+    fn only_listed_failures_are_known() {
+        let suite = &read_table(ROW).unwrap()[0];
+        let case = |name: &str, verdict| Case {
+            name: name.into(),
+            verdict,
+        };
+        let failed = || Verdict::Failed(String::new());
+        assert!(matches!(
+            suite.judge(&case("a.known", failed())),
+            Verdict::Skipped(_)
+        ));
+        assert!(suite.judge(&case("a.b", failed())).is_failure());
+        assert!(suite.is_surprise(&case("a.known", Verdict::Passed)));
+        assert!(!suite.is_surprise(&case("a.known", failed())));
+        assert!(!suite.is_surprise(&case("a.b", Verdict::Passed)));
     }
 
     #[test]

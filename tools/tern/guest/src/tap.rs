@@ -77,7 +77,9 @@ impl Parser {
                 directive,
             } => self.result(indent, ok, number, name, directive),
             Line::BailOut(why) => {
-                self.problems.push(format!("bailed out: {why}"));
+                if !self.is_complete() {
+                    self.problems.push(format!("bailed out: {why}"));
+                }
                 None
             }
             Line::Other => None,
@@ -93,6 +95,13 @@ impl Parser {
             self.problems.push("it gave no plan".to_string());
         }
         self.problems
+    }
+
+    /// Whether all planned results are there: kselftests bail out once more
+    /// when some of them were failures.
+    fn is_complete(&self) -> bool {
+        let last = self.blocks.last();
+        last.is_some_and(|block| block.plan == Some(block.results) && block.failures > 0)
     }
 
     /// The block at `indent`; deeper ones end.
@@ -180,6 +189,13 @@ impl Parser {
                 .push(format!("result {number} stands where {expected} should"));
         }
         let subtests = self.ended.take().filter(|s| s.indent > indent);
+        // kselftest names a skipped test only in the reason.
+        let (name, directive) = match directive {
+            Some((word, reason)) if name.is_empty() && !reason.is_empty() => {
+                (reason, Some((word, "")))
+            }
+            _ => (name, directive),
+        };
         let verdict = verdict(ok, directive);
         if verdict.is_failure() {
             self.open(indent).failures += 1;
@@ -211,12 +227,15 @@ fn verdict(ok: bool, directive: Option<(&str, &str)>) -> Verdict {
         // A skipped test has not failed, whatever it says in front.
         Some(("SKIP", reason)) => Verdict::Skipped(reason.to_string()),
         // Known not to work yet: not a failure, and no success either.
-        Some(("TODO", reason)) => Verdict::Skipped(format!("TODO {reason}")),
-        Some(("XFAIL", reason)) => Verdict::Skipped(format!("XFAIL {reason}")),
-        Some((word, reason)) if !ok => Verdict::Failed(format!("{word} {reason}")),
+        Some((word @ ("TODO" | "XFAIL"), reason)) => Verdict::Skipped(words(word, reason)),
+        Some((word, reason)) if !ok => Verdict::Failed(words(word, reason)),
         _ if ok => Verdict::Passed,
         _ => Verdict::Failed(String::new()),
     }
+}
+
+fn words(word: &str, reason: &str) -> String {
+    format!("{word} {reason}").trim_end().to_string()
 }
 
 fn parse(line: &str) -> Line<'_> {
@@ -442,6 +461,9 @@ not ok 4 hmm.d # TIMEOUT 30 seconds
     fn bailing_out_is_a_problem() {
         let (_, problems) = read("1..1\nok 1 a\nBail out! no memory\n");
         assert_eq!(problems, ["bailed out: no memory"]);
+        // Says what the results have said.
+        let (_, problems) = read("1..1\nnot ok 1 a\nBail out! 1 out of 1 tests failed\n");
+        assert!(problems.is_empty(), "{problems:?}");
     }
 
     #[test]
@@ -454,6 +476,15 @@ not ok 4 hmm.d # TIMEOUT 30 seconds
                 skipped("b", "TODO later"),
                 passed("c # d"),
             ]
+        );
+    }
+
+    #[test]
+    fn a_reason_stands_for_a_missing_name() {
+        let (cases, _) = read("1..3\nok 1 # XFAIL a (b)\nok 2 # SKIP\nnot ok 3\n");
+        assert_eq!(
+            cases,
+            [skipped("a (b)", "XFAIL"), skipped("2", ""), failed("3")]
         );
     }
 

@@ -334,9 +334,6 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
 fn fault_range(fault: &VmFault) -> Range<usize> {
     let pages = match fault.level() {
         Level::Pmd => BLOCK_PAGES,
-        // The core splits a large folio that is mapped by PTEs, which is only safe for a range
-        // of the one page that was hit.
-        Level::Pte if fault.folio().order() > 0 => 1,
         Level::Pte => AROUND,
     };
     let size = pages * PAGE_SIZE;
@@ -379,46 +376,27 @@ pub(crate) fn evict(memory: &DeviceMemory) -> Result<usize> {
     Ok(left)
 }
 
-/// Brings back the block of 2 MiB at page `start`.
+/// Brings back the block of 2 MiB at page `start`, its huge page whole where the system has one.
+/// What it has no memory for stays.
 fn evict_block(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -> Result {
-    if evict_folios(memory, start, buf)? {
-        return Ok(());
-    }
-    // The core moves a whole folio only to a whole folio, and the system has none.
-    if let Some(folio) = memory.try_get(start) {
-        Folio::lock(folio).split()?;
-    }
-    evict_folios(memory, start, buf)?;
-    Ok(())
-}
-
-/// Brings back what of a block the system has folios of the same size for. False if it lacks one
-/// of more than a page.
-fn evict_folios(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -> Result<bool> {
     let range = start..start + BLOCK_PAGES;
     let mut collected: Collected<'_, DeviceRange<'_>> =
         migrate::collect_device_range(memory, range, buf)?;
-    let mut complete = true;
 
     if collected.is_empty() {
-        return Ok(true);
+        return Ok(());
     }
     for mut entry in collected.entries() {
-        let order = entry.order();
-        let flags = if order > 0 {
-            GFP_TRANSHUGE
-        } else {
-            GFP_HIGHUSER_MOVABLE
-        };
-
-        match Folio::alloc(order, flags) {
-            // A folio that is not taken is freed here.
-            Ok(folio) => drop(entry.set(Folio::lock(folio))),
-            Err(_) => complete &= order == 0,
+        if entry.order() > 0 {
+            if let Ok(folio) = Folio::alloc(entry.order(), GFP_TRANSHUGE) {
+                if entry.set(Folio::lock(folio)).is_ok() {
+                    continue;
+                }
+            }
         }
+        let _ = entry.set_pages(|_| Ok(Folio::lock(Folio::alloc(0, GFP_HIGHUSER_MOVABLE)?)));
     }
     let copying = Copying::start(memory, &collected)?;
     // Whose pages they are, nobody asks any more.
-    finish(memory, collected, copying, |_, _| (), &Stats::default())?;
-    Ok(complete)
+    finish(memory, collected, copying, |_, _| (), &Stats::default())
 }

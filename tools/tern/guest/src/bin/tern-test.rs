@@ -44,6 +44,9 @@ struct Cli {
     /// Run only this suite; `*` stands for any characters; can be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Run the suites that take long as well
+    #[arg(long)]
+    long: bool,
     /// List the suites and run none
     #[arg(long)]
     list: bool,
@@ -86,7 +89,8 @@ fn run(cli: &Cli) -> Result<u8> {
     let suites = chosen(cli)?;
     if cli.list {
         for suite in &suites {
-            println!("{:<20} {}", suite.name, suite.about);
+            let long = if suite.long { " (long)" } else { "" };
+            println!("{:<22} {}{long}", suite.name, suite.about);
         }
         return Ok(0);
     }
@@ -109,7 +113,7 @@ fn chosen(cli: &Cli) -> Result<Vec<Suite>> {
             .with_context(|| format!("cannot read the table of suites {}", path.display()))?,
         None => include_str!("../../suites.toml").to_string(),
     };
-    choose(read_table(&text)?, &cli.only)
+    choose(read_table(&text)?, &cli.only, cli.long || cli.list)
 }
 
 fn runner(cli: &Cli) -> Result<Runner> {

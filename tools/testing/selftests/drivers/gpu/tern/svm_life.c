@@ -75,6 +75,38 @@ TEST_F_TIMEOUT(life, fork, 120)
 	}
 }
 
+/* What fork() shares as a huge page comes back as single pages, to each process its own. */
+TEST_F_TIMEOUT(life, fork_without_huge_pages, 120)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = resident(t, HUGE_PAGE, MADV_HUGEPAGE);
+	struct drm_tern_stats before;
+	pid_t pids[3];
+
+	ASSERT_NE(NULL, p);
+	before = tern_stats(t);
+	if (tern_refuse_huge_pages())
+		SKIP(return, "the kernel has no fail_page_alloc");
+	for (int i = 0; i < 3; i++) {
+		pids[i] = fork();
+		ASSERT_LE(0, pids[i]);
+		if (!pids[i]) {
+			int bad = tern_check_pattern(p, HUGE_PAGE, 1) != -1;
+
+			memset(p, 0x55 + i, HUGE_PAGE);
+			_exit(bad);
+		}
+	}
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
+	for (int i = 0; i < 3; i++)
+		EXPECT_TRUE(tern_child_ok(pids[i]));
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
+	EXPECT_EQ(before.to_system_huge, tern_stats(t).to_system_huge);
+	EXPECT_EQ(HUGE_PAGE / PAGE, tern_stats(t).to_system_small - before.to_system_small);
+	EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 2));
+}
+
 /* The parent goes away from what a child still has. */
 TEST_F(life, fork_outlives_the_mapping)
 {

@@ -362,6 +362,45 @@ static inline long tern_anon_huge(const void *addr)
 	return huge;
 }
 
+/* Writes to a file of debugfs or procfs. */
+static inline int tern_put(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY);
+	int ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = write(fd, value, strlen(value)) < 0 ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+#define TERN_FAIL_PAGE_ALLOC "/sys/kernel/debug/fail_page_alloc/"
+
+/*
+ * From now on the system has no huge page for this process, and for children that it gets.
+ * An error if the kernel cannot do that, or this is not root.
+ */
+static inline int tern_refuse_huge_pages(void)
+{
+	static const char *const settings[][2] = {
+		{ TERN_FAIL_PAGE_ALLOC "min-order", "9" },
+		{ TERN_FAIL_PAGE_ALLOC "ignore-gfp-wait", "N" },
+		{ TERN_FAIL_PAGE_ALLOC "ignore-gfp-highmem", "N" },
+		{ TERN_FAIL_PAGE_ALLOC "verbose", "0" },
+		{ TERN_FAIL_PAGE_ALLOC "task-filter", "Y" },
+		{ TERN_FAIL_PAGE_ALLOC "probability", "100" },
+		{ TERN_FAIL_PAGE_ALLOC "times", "-1" },
+		{ "/proc/self/make-it-fail", "1" },
+		{},
+	};
+	int ret = 0;
+
+	for (size_t i = 0; !ret && settings[i][0]; i++)
+		ret = tern_put(settings[i][0], settings[i][1]);
+	return ret;
+}
+
 /* A value for word @i that tells where it belongs. */
 static inline unsigned long tern_pattern(unsigned long i)
 {

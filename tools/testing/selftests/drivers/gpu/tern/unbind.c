@@ -34,15 +34,9 @@ static int bus_name(int fd, char *name, size_t size)
 static int write_driver(const char *file, const char *name)
 {
 	char path[64];
-	int fd, ret;
 
 	snprintf(path, sizeof(path), DRIVER "%s", file);
-	fd = open(path, O_WRONLY);
-	if (fd < 0)
-		return -errno;
-	ret = write(fd, name, strlen(name)) < 0 ? -errno : 0;
-	close(fd);
-	return ret;
+	return tern_put(path, name);
 }
 
 static unsigned long *resident(struct tern *t, size_t bytes, int advice)
@@ -56,8 +50,11 @@ static unsigned long *resident(struct tern *t, size_t bytes, int advice)
 	return tern_run(t, KERNEL_ADD, args) == DRM_TERN_RESULT_OK ? p : NULL;
 }
 
-/* All memory comes back with its contents, the old file is dead, and a new one works. */
-TEST(unbind_and_bind)
+/*
+ * All memory comes back with its contents, as huge pages if @whole and else as single ones,
+ * the old file is dead, and a new one works.
+ */
+static void there_and_back(struct __test_metadata *_metadata, bool whole)
 {
 	unsigned long *huge, *small, *again;
 	struct drm_tern_device_query info;
@@ -74,11 +71,14 @@ TEST(unbind_and_bind)
 	small = resident(&old, HUGE_PAGE, MADV_NOHUGEPAGE);
 	ASSERT_NE(NULL, huge);
 	ASSERT_NE(NULL, small);
+	if (!whole && tern_refuse_huge_pages())
+		SKIP(return, "the kernel has no fail_page_alloc");
 
 	ret = write_driver("unbind", name);
 	if (ret == -EACCES || ret == -EPERM)
 		SKIP(return, "needs root");
 	ASSERT_EQ(0, ret);
+	EXPECT_EQ(whole ? 2 * HUGE_PAGE / 1024 : 0, tern_anon_huge(huge));
 	EXPECT_EQ(-1, tern_check_pattern(huge, 2 * HUGE_PAGE, 1));
 	EXPECT_EQ(-1, tern_check_pattern(small, HUGE_PAGE, 1));
 	EXPECT_EQ(-ENODEV, tern_query(old.fd, &info));
@@ -93,6 +93,16 @@ TEST(unbind_and_bind)
 	ASSERT_NE(NULL, again);
 	EXPECT_EQ(-1, tern_check_pattern(again, HUGE_PAGE, 1));
 	EXPECT_EQ(0, tern_end(&new));
+}
+
+TEST(unbind_and_bind)
+{
+	there_and_back(_metadata, true);
+}
+
+TEST(unbind_without_huge_pages)
+{
+	there_and_back(_metadata, false);
 }
 
 TEST_HARNESS_MAIN
