@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure, Context, Result};
-use tern_guest::paths::shown;
+use tern_paths::shown;
 
 use crate::kernel::Kernel;
 use crate::places::Places;

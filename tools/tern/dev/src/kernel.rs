@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use tern_guest::paths::shown;
+use tern_paths::shown;
 
 use crate::config::Config;
 use crate::lock::Lock;

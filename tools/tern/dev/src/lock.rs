@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::{fcntl_setfd, FdFlags};
-use tern_guest::paths::shown;
+use tern_paths::shown;
 
 /// A lock on a file. Programs that are started meanwhile hold it too, so it
 /// lasts until the value is gone and the last of them has ended.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{ensure, Context, Result};
 use tern_guest::options::Options;
-use tern_guest::paths::shown;
+use tern_paths::shown;
 
 use crate::kernel::{self, kbuild, Built, Kernel};
 use crate::lock::Lock;

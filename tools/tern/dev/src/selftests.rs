@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use tern_guest::paths::shown;
+use tern_paths::shown;
 
 use crate::kernel::{self, kbuild, Built, Kernel};
 use crate::lock::Lock;

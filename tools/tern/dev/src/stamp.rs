@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
-use tern_guest::paths::shown;
+use tern_paths::shown;
 
 /// What a build was made from.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use tern_guest::paths::shown;
+use tern_paths::shown;
 
 use crate::tool::{cannot_run, step};
 

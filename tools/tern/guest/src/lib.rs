@@ -14,10 +14,8 @@ pub mod init;
 pub mod libtest;
 pub mod logs;
 pub mod options;
-pub mod paths;
 pub mod process;
 pub mod proto;
-
 pub mod prove;
 pub mod qemu;
 pub mod run;

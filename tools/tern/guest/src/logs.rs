@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::paths::shown;
+use tern_paths::shown;
 
 /// The directory, which no other run writes to as long as this value lives.
 #[derive(Debug)]

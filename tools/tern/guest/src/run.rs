@@ -17,12 +17,12 @@ use nix::fcntl::{Flock, FlockArg};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
-use crate::paths::shown;
 use crate::proto::{Frame, Outcome, Start, CHUNK};
 use crate::qemu::{Machine, Qemu};
 use crate::splat::{self, Splat};
 use crate::terminal::{self, Raw};
 use crate::vgpu::{self, Vgpu};
+use tern_paths::shown;
 
 /// Exit statuses of `tern-guest` that are not the command's.
 pub mod status {

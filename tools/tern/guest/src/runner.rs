@@ -14,9 +14,9 @@ use anyhow::Result;
 use crate::follow::{End, Followed};
 use crate::logs::Logs;
 use crate::options::Options;
-use crate::paths::shown;
 use crate::suite::{misfit, Case, Format, Place, Suite, Totals, Verdict};
 use crate::{libtest, splat, tap};
+use tern_paths::shown;
 
 /// What a guest needs beyond the limit of its command: boot, stacks, power
 /// off.

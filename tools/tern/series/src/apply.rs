@@ -16,9 +16,9 @@ use anyhow::{bail, ensure, Context, Result};
 use crate::commits::{self, Changes, Identity};
 use crate::git::{Blob, Git, Merge};
 use crate::series::{Series, Source};
-use crate::shown::shown;
 use crate::tree::Places;
 use crate::worktree::write_file;
+use tern_paths::shown;
 
 /// Applies the series to the kernel in `kernel`: as commits where that is a git tree, else as
 /// changes to its files.

@@ -16,7 +16,7 @@ use crate::commits::Identity;
 use crate::git::Git;
 use crate::lock::Lock;
 use crate::progress::Step;
-use crate::shown::shown;
+use tern_paths::shown;
 
 /// The branch that holds the base that was made last.
 const BRANCH: &str = "refs/heads/main";

@@ -10,9 +10,9 @@ use anyhow::{bail, ensure, Context, Result};
 
 use crate::progress::Step;
 use crate::series::Source;
-use crate::shown::shown;
 use crate::tree::{self, Places};
 use crate::worktree::{write_file, State, WorkTree};
+use tern_paths::shown;
 
 /// Runs `command` in a work tree of its own at each commit in turn; stops at the first failure.
 ///

@@ -14,9 +14,9 @@ use crate::git::Git;
 use crate::lock::beside;
 use crate::progress::Step;
 use crate::series::Source;
-use crate::shown::shown;
 use crate::tree::{self, Options, Places};
 use crate::worktree::WorkTree;
+use tern_paths::shown;
 
 /// Where the cover letter's text comes from.
 const COVER: &str = "Documentation/gpu/tern.rst";

@@ -22,6 +22,5 @@ pub mod patch;
 pub mod progress;
 pub mod refresh;
 pub mod series;
-pub mod shown;
 pub mod tree;
 pub mod worktree;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rustix::fs::{flock, FlockOperation};
 
-use crate::shown::shown;
+use tern_paths::shown;
 
 /// Holds `DIR.lock` until it is dropped, and until every process that got [`Lock::file`] ended.
 ///

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use tern_paths::shown;
 use tern_series::manifest::MANIFEST;
-use tern_series::shown::shown;
 use tern_series::tree::{self, Options, Places};
 use tern_series::{apply, bisect, check, export, refresh};
 

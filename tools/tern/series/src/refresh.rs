@@ -19,9 +19,9 @@ use crate::manifest::{Item, Line, Manifest, MANIFEST};
 use crate::naming;
 use crate::patch::Patch;
 use crate::series::{Series, Source};
-use crate::shown::shown;
 use crate::tree::{self, Options, Places};
 use crate::worktree::{write_file, State, WorkTree};
+use tern_paths::shown;
 
 /// Takes the tree's commits and edits into the repository, then moves the tree to the result.
 pub fn refresh(places: &Places) -> Result<()> {

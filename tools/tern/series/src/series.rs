@@ -12,7 +12,7 @@ use anyhow::{bail, ensure, Context, Result};
 use crate::git::{Blob, Git};
 use crate::manifest::{check_path, Line, Manifest, MANIFEST};
 use crate::patch::Patch;
-use crate::shown::shown;
+use tern_paths::shown;
 
 /// The files that the series is made of, as objects of a git database.
 ///

@@ -9,8 +9,8 @@ use anyhow::{bail, Context, Result};
 use crate::base::{self, Base};
 use crate::commits::{self, Identity};
 use crate::series::{Series, Source};
-use crate::shown::shown;
 use crate::worktree::{State, WorkTree};
+use tern_paths::shown;
 
 /// Where everything is.
 #[derive(Clone, Debug)]

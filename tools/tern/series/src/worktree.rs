@@ -14,7 +14,7 @@ use crate::base::Base;
 use crate::git::{Blob, Change, Git};
 use crate::lock::Lock;
 use crate::progress::Step;
-use crate::shown::shown;
+use tern_paths::shown;
 
 /// The commit that this program put the tree on last.
 const LAST: &str = "refs/tern/last";

@@ -16,6 +16,7 @@ use anyhow::{ensure, Context, Result};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::{pipe, Pid};
+use tern_paths::beside;
 
 /// How long processes may take to be gone after the one that started them.
 const GONE_LIMIT: Duration = Duration::from_secs(20);
@@ -72,9 +73,8 @@ struct Guest {
 
 impl Guest {
     fn new() -> Result<Self> {
-        let own = std::env::current_exe().context("cannot find this program's own file")?;
         Ok(Self {
-            program: own.with_file_name("tern-guest"),
+            program: beside("tern-guest")?,
             directory: tempfile::tempdir().context("cannot make a directory for the log")?,
         })
     }

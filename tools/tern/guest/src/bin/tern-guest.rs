@@ -12,11 +12,11 @@ use anyhow::{bail, Context, Result};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use tern_guest::options::{self, Accelerator, Size};
-use tern_guest::paths::shown;
 use tern_guest::proto::Start;
 use tern_guest::qemu::{Accel, Machine};
 use tern_guest::run::{self, status, Job};
 use tern_guest::{accel, terminal, vgpu};
+use tern_paths::{beside, shown};
 
 const STATUSES: &str = "\
 Exit status:
@@ -338,12 +338,6 @@ fn inside(root: &Path, path: &Path, what: &str) -> Result<PathBuf> {
             root.display()
         ),
     }
-}
-
-/// A program in the directory of this one.
-fn beside(name: &str) -> Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot find this program's own file")?;
-    Ok(own.with_file_name(name))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tern_guest::logs::Logs;
 use tern_guest::options::Options;
-use tern_guest::paths::shown;
 use tern_guest::prove::{choose, group, read_list, read_table, Group, Kernel, Plan, Prover};
+use tern_paths::{beside, shown};
 
 const HELP: &str = "\
 Each test runs in a guest of its own, on the base kernel and on that of the
@@ -148,7 +148,7 @@ fn plan(cli: &Cli) -> Result<Option<Plan>> {
         ],
         debug: cli.debug,
         program: cli.program.clone(),
-        guest: std::env::current_exe()?.with_file_name("tern-guest"),
+        guest: beside("tern-guest")?,
         options: cli.options.clone(),
     }))
 }

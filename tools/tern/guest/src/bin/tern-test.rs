@@ -12,6 +12,7 @@ use clap::Parser;
 use tern_guest::options::Options;
 use tern_guest::runner::{Plan, Runner};
 use tern_guest::suite::{choose, read_table, Suite, Totals};
+use tern_paths::beside;
 
 const HELP: &str = "\
 A line is printed for every test: \"ok\", \"not ok\" or \"skip\", its suite and
@@ -125,7 +126,7 @@ fn runner(cli: &Cli) -> Result<Runner> {
     values.insert("tern".to_string(), tern.display().to_string());
     let guest = match &cli.guest {
         Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("tern-guest"),
+        None => beside("tern-guest")?,
     };
     Runner::new(Plan {
         tern,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Paths in messages, as the person who called knows them.
+//! Paths that the tools share: in messages, and to each other.
 
 use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
 
 /// `path`, ready to be printed.
 ///
@@ -24,6 +26,16 @@ fn rename(path: &Path, top: &Path, name: &Path) -> Option<PathBuf> {
     } else {
         name.join(below)
     })
+}
+
+/// The program `name` in the directory of this one.
+///
+/// # Errors
+///
+/// Fails when the system does not tell where this program is.
+pub fn beside(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    Ok(own.with_file_name(name))
 }
 
 #[cfg(test)]
