@@ -8,6 +8,7 @@ use core::{
 };
 
 use kernel::{
+    alloc::AllocError,
     device::{
         Bound,
         Device, //
@@ -28,6 +29,7 @@ use kernel::{
             Collected,
             Copy,
             DeviceRange,
+            Entry,
             Kind,
             Select,
             Setup,
@@ -253,29 +255,20 @@ fn finish<K: Kind>(
     Ok(())
 }
 
-/// Sets system folios as destinations; whole ones from `huge`, else single pages. Holes, which the
-/// core collects too, stay holes.
-fn set_system<K: Kind>(
-    collected: &mut Collected<'_, K>,
-    mut huge: Option<LockedFolio>,
-    single: impl Fn(usize) -> Result<LockedFolio>,
+/// Sets the destination of `entry`: a huge page from `huge` if it is one, else single pages.
+fn set_system(
+    entry: &mut Entry<'_>,
+    huge: impl FnOnce() -> Option<LockedFolio>,
+    mut single: impl FnMut(usize) -> Result<LockedFolio, AllocError>,
 ) -> Result {
-    for mut entry in collected.entries() {
-        let index = entry.index();
-
-        if entry.is_hole() {
-            continue;
-        }
-        if entry.order() == PMD_ORDER {
-            if let Some(folio) = huge.take() {
-                if entry.set(folio).is_ok() {
-                    continue;
-                }
+    if entry.order() == PMD_ORDER {
+        if let Some(folio) = huge() {
+            if entry.set(folio).is_ok() {
+                return Ok(());
             }
         }
-        entry.set_pages(|page| single(index + page))?;
     }
-    Ok(())
+    entry.set_pages(|page| Ok(single(page)?))
 }
 
 /// Brings memory that the CPU touched back, as a whole huge page where there is one.
@@ -291,7 +284,7 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     let range = fault_range(fault);
     let mut buf =
         migrate::Buffer::new(range.len() / PAGE_SIZE, GFP_KERNEL).map_err(|_| FaultError::Oom)?;
-    let huge = matches!(fault.level(), Level::Pmd)
+    let mut huge = matches!(fault.level(), Level::Pmd)
         .then(|| Folio::alloc_for_vma(vma, range.start, PMD_ORDER, GFP_TRANSHUGE_LIGHT).ok())
         .flatten()
         .map(Folio::lock);
@@ -301,16 +294,18 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     let mut collected = Setup::for_fault(fault, range, memory.owner())
         .collect(&mut buf)
         .map_err(|_| FaultError::Sigbus)?;
-    set_system(&mut collected, huge, |page| {
-        let addr = base + page * PAGE_SIZE;
-        Ok(Folio::lock(Folio::alloc_for_vma(
-            vma,
-            addr,
-            0,
-            GFP_HIGHUSER_MOVABLE,
-        )?))
-    })
-    .map_err(|_| FaultError::Oom)?;
+    for mut entry in collected.entries() {
+        let first = base + entry.index() * PAGE_SIZE;
+        let single = |page| {
+            let addr = first + page * PAGE_SIZE;
+            Folio::alloc_for_vma(vma, addr, 0, GFP_HIGHUSER_MOVABLE).map(Folio::lock)
+        };
+
+        // The core collects holes, too; they stay holes.
+        if !entry.is_hole() {
+            set_system(&mut entry, || huge.take(), single).map_err(|_| FaultError::Oom)?;
+        }
+    }
     let copying = Copying::start(memory, &collected).map_err(|e| match e {
         ENOMEM => FaultError::Oom,
         _ => FaultError::Sigbus,
@@ -387,14 +382,10 @@ fn evict_block(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -
         return Ok(());
     }
     for mut entry in collected.entries() {
-        if entry.order() > 0 {
-            if let Ok(folio) = Folio::alloc(entry.order(), GFP_TRANSHUGE) {
-                if entry.set(Folio::lock(folio)).is_ok() {
-                    continue;
-                }
-            }
-        }
-        let _ = entry.set_pages(|_| Ok(Folio::lock(Folio::alloc(0, GFP_HIGHUSER_MOVABLE)?)));
+        let huge = || Folio::alloc(PMD_ORDER, GFP_TRANSHUGE).ok().map(Folio::lock);
+        let single = |_| Folio::alloc(0, GFP_HIGHUSER_MOVABLE).map(Folio::lock);
+
+        let _ = set_system(&mut entry, huge, single);
     }
     let copying = Copying::start(memory, &collected)?;
     // Whose pages they are, nobody asks any more.

@@ -27,24 +27,6 @@ FIXTURE_TEARDOWN(life)
 	ASSERT_EQ(0, tern_end(&self->t));
 }
 
-static int add_one(struct tern *t, void *p, size_t bytes)
-{
-	struct kernel_args args = { .p = p, .count = WORDS(bytes), .value = 1 };
-
-	return tern_run(t, KERNEL_ADD, args);
-}
-
-/* @bytes with the pattern plus 1, on the device; NULL on failure. */
-static unsigned long *resident(struct tern *t, size_t bytes, int advice)
-{
-	unsigned long *p = tern_map(t, bytes, advice);
-
-	if (!p)
-		return NULL;
-	tern_write_pattern(p, bytes);
-	return add_one(t, p, bytes) == DRM_TERN_RESULT_OK ? p : NULL;
-}
-
 /* A huge page and single pages. */
 static const int advices[] = { MADV_HUGEPAGE, MADV_NOHUGEPAGE };
 
@@ -54,7 +36,7 @@ TEST_F_TIMEOUT(life, fork, 120)
 	struct tern *t = &self->t;
 
 	for (int i = 0; i < 2; i++) {
-		unsigned long *p = resident(t, HUGE_PAGE, advices[i]);
+		unsigned long *p = tern_resident(t, HUGE_PAGE, advices[i]);
 		pid_t pid;
 
 		ASSERT_NE(NULL, p);
@@ -67,10 +49,10 @@ TEST_F_TIMEOUT(life, fork, 120)
 			_exit(bad);
 		}
 		/* While the child reads and writes. */
-		EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 		EXPECT_TRUE(tern_child_ok(pid));
 		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 2));
-		EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 3));
 	}
 }
@@ -79,7 +61,7 @@ TEST_F_TIMEOUT(life, fork, 120)
 TEST_F_TIMEOUT(life, fork_without_huge_pages, 120)
 {
 	struct tern *t = &self->t;
-	unsigned long *p = resident(t, HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_resident(t, HUGE_PAGE, MADV_HUGEPAGE);
 	struct drm_tern_stats before;
 	pid_t pids[3];
 
@@ -103,7 +85,7 @@ TEST_F_TIMEOUT(life, fork_without_huge_pages, 120)
 	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
 	EXPECT_EQ(before.to_system_huge, tern_stats(t).to_system_huge);
 	EXPECT_EQ(HUGE_PAGE / PAGE, tern_stats(t).to_system_small - before.to_system_small);
-	EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 2));
 }
 
@@ -111,7 +93,7 @@ TEST_F_TIMEOUT(life, fork_without_huge_pages, 120)
 TEST_F(life, fork_outlives_the_mapping)
 {
 	struct tern *t = &self->t;
-	unsigned long *p = resident(t, HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_resident(t, HUGE_PAGE, MADV_HUGEPAGE);
 	int ready[2];
 	pid_t pid;
 
@@ -139,7 +121,7 @@ TEST_F(life, fork_outlives_the_mapping)
 TEST_F_TIMEOUT(life, child_with_its_own_device, 120)
 {
 	struct tern *t = &self->t;
-	unsigned long *p = resident(t, HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_resident(t, HUGE_PAGE, MADV_HUGEPAGE);
 	pid_t pid;
 
 	ASSERT_NE(NULL, p);
@@ -150,7 +132,7 @@ TEST_F_TIMEOUT(life, child_with_its_own_device, 120)
 
 		if (tern_begin(&child))
 			_exit(2);
-		if (add_one(&child, p, HUGE_PAGE) != DRM_TERN_RESULT_OK)
+		if (tern_add_one(&child, p, HUGE_PAGE) != DRM_TERN_RESULT_OK)
 			_exit(3);
 		_exit(tern_check_pattern(p, HUGE_PAGE, 2) != -1);
 	}
@@ -165,7 +147,7 @@ TEST_F(life, munmap_while_running)
 	size_t half = 4 * HUGE_PAGE;
 
 	for (int i = 0; i < 2; i++) {
-		unsigned long *p = resident(t, 2 * half, advices[i]);
+		unsigned long *p = tern_resident(t, 2 * half, advices[i]);
 		unsigned long *stop = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
 		struct kernel_args args = { .p = p, .out = stop, .count = WORDS(2 * half) };
 		uintptr_t gone;
@@ -190,7 +172,7 @@ TEST_F(life, invalidations_while_running)
 	size_t bytes = 2 * HUGE_PAGE;
 
 	for (int i = 0; i < 2; i++) {
-		unsigned long *p = resident(t, bytes, advices[i]);
+		unsigned long *p = tern_resident(t, bytes, advices[i]);
 		unsigned long *stop = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
 		struct kernel_args args = { .p = p, .out = stop, .count = WORDS(bytes) };
 
@@ -219,7 +201,7 @@ TEST_F(life, mremap)
 	const size_t shifts[] = { 0, PAGE };
 
 	for (int i = 0; i < 4; i++) {
-		unsigned long *p = resident(t, HUGE_PAGE, advices[i % 2]);
+		unsigned long *p = tern_resident(t, HUGE_PAGE, advices[i % 2]);
 		char *target = tern_map(t, 2 * HUGE_PAGE, advices[i % 2]);
 		struct kernel_args args = { .p = p, .value = 1 };
 		unsigned long *q;
@@ -230,7 +212,7 @@ TEST_F(life, mremap)
 			   target + shifts[i / 2]);
 		ASSERT_NE(MAP_FAILED, (void *)q);
 		/* The device finds it at the new address only. */
-		EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, q, HUGE_PAGE));
+		EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, q, HUGE_PAGE));
 		EXPECT_EQ(DRM_TERN_RESULT_FAULT, tern_run(t, KERNEL_STORE, args));
 		EXPECT_EQ((uintptr_t)p, t->queue.result.address);
 		EXPECT_EQ(-1, tern_check_pattern(q, HUGE_PAGE, 2));
@@ -243,7 +225,7 @@ TEST_F_TIMEOUT(life, mprotect, 120)
 	struct tern *t = &self->t;
 
 	for (int i = 0; i < 2; i++) {
-		unsigned long *p = resident(t, HUGE_PAGE, advices[i]);
+		unsigned long *p = tern_resident(t, HUGE_PAGE, advices[i]);
 		struct kernel_args args = { .p = p, .value = 7 };
 
 		ASSERT_NE(NULL, p);
@@ -254,7 +236,7 @@ TEST_F_TIMEOUT(life, mprotect, 120)
 		EXPECT_EQ(DRM_TERN_RESULT_FAULT, tern_run(t, KERNEL_LOAD, args));
 		EXPECT_EQ(DRM_TERN_ACCESS_READ, t->queue.result.access);
 		ASSERT_EQ(0, mprotect(p, HUGE_PAGE, PROT_READ | PROT_WRITE));
-		EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 2));
 	}
 }
@@ -287,15 +269,15 @@ TEST_F(life, two_queues_share_memory)
 TEST_F(life, two_address_spaces)
 {
 	struct tern *t = &self->t;
-	unsigned long *p = resident(t, HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_resident(t, HUGE_PAGE, MADV_HUGEPAGE);
 	struct tern second;
 
 	ASSERT_NE(NULL, p);
 	ASSERT_EQ(0, tern_begin(&second));
-	EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(&second, p, HUGE_PAGE));
-	EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&second, p, HUGE_PAGE));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 	EXPECT_EQ(0, tern_close(&second));
-	EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 4));
 }
 
@@ -309,7 +291,7 @@ TEST_F(life, memory_outlives_the_address_space)
 	ASSERT_NE(NULL, p);
 	ASSERT_EQ(0, tern_begin(&second));
 	tern_write_pattern(p, HUGE_PAGE);
-	EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(&second, p, HUGE_PAGE));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&second, p, HUGE_PAGE));
 	EXPECT_EQ(0, tern_close(&second));
 	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
 }
@@ -393,7 +375,7 @@ static int child_main(enum end end)
 
 	if (tern_begin(&t))
 		return 2;
-	args.p = resident(&t, 2 * HUGE_PAGE, MADV_HUGEPAGE);
+	args.p = tern_resident(&t, 2 * HUGE_PAGE, MADV_HUGEPAGE);
 	args.out = tern_shared(PAGE, NULL);
 	if (!args.p || !args.out)
 		return 3;
@@ -432,7 +414,7 @@ TEST_F(end, with_work_in_flight)
 	/* All of the children's memory is free again, and the device works. */
 	ASSERT_EQ(0, tern_query(t->fd, &after));
 	EXPECT_EQ(before.vram_free, after.vram_free);
-	ASSERT_NE(NULL, resident(t, HUGE_PAGE, MADV_HUGEPAGE));
+	ASSERT_NE(NULL, tern_resident(t, HUGE_PAGE, MADV_HUGEPAGE));
 }
 
 TEST_HARNESS_MAIN

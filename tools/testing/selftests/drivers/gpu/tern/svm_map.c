@@ -27,13 +27,6 @@ FIXTURE_TEARDOWN(map)
 	ASSERT_EQ(0, tern_end(&self->t));
 }
 
-static int add_one(struct tern *t, void *p, size_t bytes)
-{
-	struct kernel_args args = { .p = p, .count = WORDS(bytes), .value = 1 };
-
-	return tern_run(t, KERNEL_ADD, args);
-}
-
 /* Folios and pages that moved to the device. */
 static unsigned long moved(const struct tern *t)
 {
@@ -94,7 +87,7 @@ TEST_F(map, private_file)
 	EXPECT_LE(BYTES / PAGE, tern_stats(t).mapped_pages);
 
 	/* A write makes a copy that is the process's own. */
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, BYTES));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, BYTES));
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
 	EXPECT_EQ(-1, check_file(fd, 0));
 	close(fd);
@@ -111,7 +104,7 @@ TEST_F(map, shared_file)
 	if (p == MAP_FAILED)
 		SKIP(return, "the file system of /tmp cannot map files shared");
 	tern_keep(t, p, BYTES);
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, BYTES));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, BYTES));
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
 	EXPECT_EQ(-1, check_file(fd, 1));
 	EXPECT_EQ(0, moved(t));
@@ -131,9 +124,9 @@ TEST_F(map, memfd_twice)
 	close(fd);
 	ASSERT_NE(NULL, second);
 	tern_write_pattern(first, BYTES);
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, second, BYTES));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, second, BYTES));
 	EXPECT_EQ(-1, tern_check_pattern(first, BYTES, 1));
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, first, BYTES));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, first, BYTES));
 	EXPECT_EQ(-1, tern_check_pattern(second, BYTES, 2));
 	EXPECT_EQ(0, moved(t));
 }
@@ -192,11 +185,11 @@ TEST_F(map, read_then_written)
 	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_COPY, (struct kernel_args){
 		.p = p, .out = out, .count = WORDS(BYTES) }));
 	EXPECT_EQ(-1, tern_check_pattern(out, BYTES, 0));
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, BYTES));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, BYTES));
 	EXPECT_EQ(-1, check_file(fd, 1));
 	/* Cleaned, and written again. */
 	ASSERT_EQ(0, msync(p, BYTES, MS_SYNC));
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, BYTES));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, BYTES));
 	EXPECT_EQ(-1, check_file(fd, 2));
 	close(fd);
 }
@@ -288,7 +281,7 @@ TEST_F(map, hugetlb)
 
 	if (p != MAP_FAILED) {
 		tern_write_pattern(p, HUGE_PAGE);
-		EXPECT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
 		EXPECT_EQ(0, moved(t));
 		munmap(p, HUGE_PAGE);
@@ -312,7 +305,7 @@ TEST_F(map, page_held_by_a_pipe)
 	tern_write_pattern(p, PAGE);
 	ASSERT_EQ(0, pipe(pipe_fds));
 	ASSERT_EQ(PAGE, vmsplice(pipe_fds[1], &part, 1, 0));
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, PAGE));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, PAGE));
 	EXPECT_EQ(0, moved(t));
 	EXPECT_EQ(-1, tern_check_pattern(p, PAGE, 1));
 	/* The pipe has the very page, and so what the device wrote. */
@@ -324,7 +317,7 @@ TEST_F(map, page_held_by_a_pipe)
 	/* Now nothing holds it, so it moves when the device asks for it again. */
 	ASSERT_EQ(0, mprotect(p, PAGE, PROT_READ));
 	ASSERT_EQ(0, mprotect(p, PAGE, PROT_READ | PROT_WRITE));
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, PAGE));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, PAGE));
 	EXPECT_EQ(-1, tern_check_pattern(p, PAGE, 2));
 	EXPECT_EQ(1, moved(t));
 }
@@ -336,7 +329,7 @@ TEST_F(map, stack)
 
 	self->t.leaves_memory = 1;
 	tern_write_pattern(words, sizeof(words));
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(&self->t, words, sizeof(words)));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, words, sizeof(words)));
 	EXPECT_EQ(-1, tern_check_pattern(words, sizeof(words), 1));
 }
 
@@ -353,14 +346,14 @@ TEST_F(map, data_and_heap)
 	for (int i = 0; i < 3; i++) {
 		ASSERT_NE(NULL, heap[i]);
 		tern_write_pattern(heap[i], sizes[i]);
-		ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(&self->t, heap[i], sizes[i]));
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, heap[i], sizes[i]));
 		EXPECT_EQ(-1, tern_check_pattern(heap[i], sizes[i], 1));
 	}
 	for (int i = 0; i < 3; i++)
 		free(heap[i]);
 
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(&self->t, zeroed_words, sizeof(zeroed_words)));
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(&self->t, static_words, sizeof(static_words)));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, zeroed_words, sizeof(zeroed_words)));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, static_words, sizeof(static_words)));
 	for (unsigned long i = 0; i < WORDS(sizeof(static_words)); i++) {
 		ASSERT_EQ(1, zeroed_words[i]);
 		ASSERT_EQ(i ? 1 : 2, static_words[i]);

@@ -24,14 +24,6 @@ FIXTURE_TEARDOWN(move)
 	ASSERT_EQ(0, tern_end(&self->t));
 }
 
-/* Adds 1 to all words of @p on the device; returns as tern_run(). */
-static int add_one(struct tern *t, void *p, size_t bytes)
-{
-	struct kernel_args args = { .p = p, .count = WORDS(bytes), .value = 1 };
-
-	return tern_run(t, KERNEL_ADD, args);
-}
-
 /* @bytes at a huge page's alignment, filled with the pattern; NULL on failure. */
 static unsigned long *filled(struct tern *t, size_t bytes, int advice)
 {
@@ -52,7 +44,7 @@ TEST_F(move, huge_page_whole_there_and_back)
 	if (tern_anon_huge(p) != HUGE_PAGE >> 10)
 		SKIP(return, "the system has no huge page to give");
 
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 	stats = tern_stats(t);
 	EXPECT_EQ(1, stats.to_device_huge);
 	EXPECT_EQ(0, stats.to_device_mid);
@@ -86,7 +78,7 @@ TEST_F(move, many_huge_pages)
 	ASSERT_NE(NULL, p);
 	if (tern_anon_huge(p) != COUNT * HUGE_PAGE >> 10)
 		SKIP(return, "the system has too few huge pages to give");
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, COUNT * HUGE_PAGE));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, COUNT * HUGE_PAGE));
 	EXPECT_EQ(-1, tern_check_pattern(p, COUNT * HUGE_PAGE, 1));
 	stats = tern_stats(t);
 	EXPECT_EQ(COUNT, stats.to_device_huge);
@@ -142,7 +134,7 @@ TEST_F(move, hole_is_read_as_zero)
 			ASSERT_EQ(0, out[word]);
 			ASSERT_EQ(0, p[word]);
 		}
-		ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 		for (unsigned long word = 0; word < WORDS(HUGE_PAGE); word++)
 			ASSERT_EQ(1, p[word]);
 	}
@@ -156,7 +148,7 @@ TEST_F(move, single_pages)
 	struct drm_tern_stats stats;
 
 	ASSERT_NE(NULL, p);
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, PAGES * PAGE));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, PAGES * PAGE));
 	stats = tern_stats(t);
 	EXPECT_EQ(0, stats.to_device_huge);
 	EXPECT_EQ(PAGES, stats.to_device_small);
@@ -182,7 +174,7 @@ TEST_F(move, range_that_is_not_aligned)
 	ASSERT_NE(NULL, p);
 	part = p + WORDS(HUGE_PAGE) - 3;
 	part_bytes = HUGE_PAGE + 2 * PAGE + 8;
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, part, part_bytes));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, part, part_bytes));
 	for (unsigned long i = 0; i < WORDS(bytes); i++) {
 		int inside = p + i >= part && p + i < part + WORDS(part_bytes);
 
@@ -200,7 +192,7 @@ TEST_F(move, pages_and_holes)
 	ASSERT_NE(NULL, p);
 	for (unsigned long i = 0; i < WORDS(bytes); i += 3 * WORDS(PAGE))
 		p[i] = tern_pattern(i);
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, bytes));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, bytes));
 	for (unsigned long i = 0; i < WORDS(bytes); i++) {
 		unsigned long before = i % (3 * WORDS(PAGE)) ? 0 : tern_pattern(i);
 
@@ -276,7 +268,7 @@ TEST_F(pte, huge_page_mapped_by_ptes)
 	ASSERT_EQ(0, tern_anon_huge(p));
 
 	for (int round = 1; round <= 2; round++) {
-		ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 		stats = tern_stats(t);
 		EXPECT_EQ(round * HUGE_PAGE, stats.bytes_to_device);
 		EXPECT_EQ(HUGE_PAGE, stats.resident_bytes);
@@ -296,11 +288,11 @@ TEST_F(move, huge_page_with_a_page_unmapped)
 
 		ASSERT_NE(NULL, p);
 		if (resident)
-			ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+			ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 		upper = p + WORDS(51 * PAGE);
 		ASSERT_EQ(0, munmap(p + WORDS(50 * PAGE), PAGE));
-		ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, 50 * PAGE));
-		ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, upper, HUGE_PAGE - 51 * PAGE));
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, 50 * PAGE));
+		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, upper, HUGE_PAGE - 51 * PAGE));
 		ASSERT_EQ(-1, tern_check_pattern(p, 50 * PAGE, more + 1));
 		for (unsigned long i = WORDS(51 * PAGE); i < WORDS(HUGE_PAGE); i++)
 			ASSERT_EQ(tern_pattern(i) + more + 1, p[i]);
@@ -319,7 +311,7 @@ TEST_F(move, ping_pong)
 
 		ASSERT_NE(NULL, p);
 		for (unsigned long round = 0; round < 6; round++) {
-			ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, bytes));
+			ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, bytes));
 			ASSERT_EQ(-1, tern_check_pattern(p, bytes, 2 * round + 1));
 			for (unsigned long word = 0; word < WORDS(bytes); word++)
 				p[word]++;
@@ -334,10 +326,10 @@ TEST_F(move, dontneed)
 	unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
 
 	ASSERT_NE(NULL, p);
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 	ASSERT_EQ(0, madvise(p, HUGE_PAGE, MADV_DONTNEED));
 	EXPECT_EQ(0, tern_stats(t).resident_bytes);
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 	for (unsigned long i = 0; i < WORDS(HUGE_PAGE); i++)
 		ASSERT_EQ(1, p[i]);
 }
@@ -351,7 +343,7 @@ TEST_F(move, holes_beside_a_page_stay_holes)
 	unsigned char present[PAGES];
 
 	ASSERT_NE(NULL, p);
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, PAGES * PAGE));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, PAGES * PAGE));
 	ASSERT_EQ(PAGES * PAGE, tern_stats(t).resident_bytes);
 	ASSERT_EQ(0, madvise(p + WORDS(PAGE), (PAGES - 1) * PAGE, MADV_DONTNEED));
 	EXPECT_EQ(-1, tern_check_pattern(p, PAGE, 1));
@@ -387,7 +379,7 @@ TEST_F_TIMEOUT(move, huge_page_stays_whole_when_the_device_is_full, 120)
 		SKIP(return, "something else uses the device's memory");
 
 	stats = tern_stats(t);
-	ASSERT_EQ(DRM_TERN_RESULT_OK, add_one(t, p, HUGE_PAGE));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
 	EXPECT_EQ(stats.resident_bytes, tern_stats(t).resident_bytes);
 	EXPECT_EQ(HUGE_PAGE >> 10, tern_anon_huge(p));
 	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));

@@ -433,6 +433,25 @@ static inline long tern_check_count(const unsigned long *p, size_t bytes, unsign
 	return -1;
 }
 
+/* Adds 1 to all words of @p on the device; returns as tern_run(). */
+static inline int tern_add_one(struct tern *t, void *p, size_t bytes)
+{
+	struct kernel_args args = { .p = p, .count = WORDS(bytes), .value = 1 };
+
+	return tern_run(t, KERNEL_ADD, args);
+}
+
+/* @bytes with the pattern plus 1, on the device; NULL on failure. */
+static inline unsigned long *tern_resident(struct tern *t, size_t bytes, int advice)
+{
+	unsigned long *p = tern_map(t, bytes, advice);
+
+	if (!p)
+		return NULL;
+	tern_write_pattern(p, bytes);
+	return tern_add_one(t, p, bytes) == DRM_TERN_RESULT_OK ? p : NULL;
+}
+
 /* Whether a child of fork() ended with status 0. */
 static inline int tern_child_ok(pid_t pid)
 {

@@ -39,17 +39,6 @@ static int write_driver(const char *file, const char *name)
 	return tern_put(path, name);
 }
 
-static unsigned long *resident(struct tern *t, size_t bytes, int advice)
-{
-	unsigned long *p = tern_map(t, bytes, advice);
-	struct kernel_args args = { .p = p, .count = WORDS(bytes), .value = 1 };
-
-	if (!p)
-		return NULL;
-	tern_write_pattern(p, bytes);
-	return tern_run(t, KERNEL_ADD, args) == DRM_TERN_RESULT_OK ? p : NULL;
-}
-
 /*
  * All memory comes back with its contents, as huge pages if @whole and else as single ones,
  * the old file is dead, and a new one works.
@@ -67,8 +56,8 @@ static void there_and_back(struct __test_metadata *_metadata, bool whole)
 		SKIP(return, "no Tern device in /dev/dri");
 	ASSERT_EQ(0, ret);
 	ASSERT_EQ(0, bus_name(old.fd, name, sizeof(name)));
-	huge = resident(&old, 2 * HUGE_PAGE, MADV_HUGEPAGE);
-	small = resident(&old, HUGE_PAGE, MADV_NOHUGEPAGE);
+	huge = tern_resident(&old, 2 * HUGE_PAGE, MADV_HUGEPAGE);
+	small = tern_resident(&old, HUGE_PAGE, MADV_NOHUGEPAGE);
 	ASSERT_NE(NULL, huge);
 	ASSERT_NE(NULL, small);
 	if (!whole && tern_refuse_huge_pages())
@@ -89,7 +78,7 @@ static void there_and_back(struct __test_metadata *_metadata, bool whole)
 	ASSERT_EQ(0, write_driver("bind", name));
 	ASSERT_EQ(0, tern_begin(&new));
 	EXPECT_EQ(new.info.vram_size, new.info.vram_free);
-	again = resident(&new, HUGE_PAGE, MADV_HUGEPAGE);
+	again = tern_resident(&new, HUGE_PAGE, MADV_HUGEPAGE);
 	ASSERT_NE(NULL, again);
 	EXPECT_EQ(-1, tern_check_pattern(again, HUGE_PAGE, 1));
 	EXPECT_EQ(0, tern_end(&new));
