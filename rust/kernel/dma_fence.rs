@@ -383,6 +383,16 @@ impl NewFence {
 /// assert_eq!(events.load(Relaxed), 2);
 /// # Ok::<(), Error>(())
 /// ```
+///
+/// A fence is signalled once:
+///
+/// ```ignore,compile_fail,E0382
+/// # use kernel::{dma_fence::Signaller, prelude::*};
+/// fn twice(signaller: Signaller) {
+///     signaller.signal();
+///     signaller.fail(EIO);
+/// }
+/// ```
 pub struct Timeline {
     context: u64,
     next_seqno: Atomic<u64>,

@@ -33,6 +33,8 @@ enum drm_tern_ioctl_id {
 	DRM_TERN_SUBMIT,
 	DRM_TERN_RESULT,
 	DRM_TERN_STATS,
+	DRM_TERN_PREFETCH,
+	DRM_TERN_GEM_CREATE,
 };
 
 /**
@@ -270,6 +272,93 @@ struct drm_tern_stats {
 	__u64 reserved[6];
 };
 
+/** enum drm_tern_location - where memory is */
+enum drm_tern_location {
+	/** @DRM_TERN_LOCATION_SYSTEM: System memory. */
+	DRM_TERN_LOCATION_SYSTEM = 0,
+	/** @DRM_TERN_LOCATION_DEVICE: Device memory. */
+	DRM_TERN_LOCATION_DEVICE,
+};
+
+/**
+ * struct drm_tern_prefetch - move memory before it is used
+ *
+ * Used with &DRM_IOCTL_TERN_PREFETCH. The memory has moved when the call returns;
+ * whoever accesses it later may move it again. No queue is needed.
+ *
+ * To the device memory moves as if the device read every page of the range: a
+ * huge page moves whole, and anonymous memory that is not populated is made on the
+ * device, zeroed. The device then reads all that is there without a fault.
+ * To system memory comes back what of the range is on the device, a huge page whole
+ * even if the range has only a part of it.
+ *
+ * What cannot move is no error; it stays where it is. That is: memory that is not
+ * anonymous, pages that are pinned, swapped out or in use by somebody else at the
+ * moment, areas that cannot be read, and what the device has no memory left for.
+ *
+ * The call goes through the range from its start. Where it fails or a signal
+ * interrupts it, @address and @size are what is left, so that the same call goes on.
+ *
+ * Errors: -EINVAL where @location is unknown, or the range is empty, misaligned or not
+ * in user space; -EPERM where the caller's memory is not that of the address space;
+ * -EFAULT where nothing is mapped at @address as it is then; -EINTR after a signal;
+ * -ENOMEM where the system has no memory left; -EIO where the device is lost.
+ */
+struct drm_tern_prefetch {
+	/** @vm: In. The address space. */
+	__u32 vm;
+	/** @flags: In. Must be zero. */
+	__u32 flags;
+	/** @address: In and out. First address of the range, a multiple of 4096. */
+	__u64 address;
+	/** @size: In and out. Bytes of the range, a multiple of 4096; zero on success. */
+	__u64 size;
+	/** @location: In. Where to: &enum drm_tern_location. */
+	__u32 location;
+	/** @pad: In. Must be zero. */
+	__u32 pad;
+	/** @reserved: In. Must be zero. */
+	__u64 reserved[2];
+};
+
+/** enum drm_tern_gem_flags - how a buffer is to be */
+enum drm_tern_gem_flags {
+	/** @DRM_TERN_GEM_CPU: The CPU can access all of it. */
+	DRM_TERN_GEM_CPU = 1 << 0,
+};
+
+/**
+ * struct drm_tern_gem_create - make a buffer in device memory
+ *
+ * Used with &DRM_IOCTL_TERN_GEM_CREATE. A buffer does not move. It holds zeros at first.
+ *
+ * It is mapped by mmap() of the open file at @mmap_offset, with MAP_SHARED. The address
+ * is valid on the device in every address space over the memory that maps it, with the
+ * rights of the mapping, which mprotect() cannot change (-EACCES). The CPU accesses it
+ * through the aperture, uncached or write-combined, if %DRM_TERN_GEM_CPU is set; else, and
+ * once the driver is unbound, its accesses give SIGBUS. A child of fork() shares the mapping.
+ * The kernel itself does not access it for a system call, which gets -EFAULT.
+ *
+ * The buffer is freed when neither its handle (&DRM_IOCTL_GEM_CLOSE) nor a mapping of it
+ * is left. It cannot be shared as a dma-buf.
+ *
+ * Errors: -EINVAL where @size is zero or no multiple of 4096, -ENOSPC where the device,
+ * or with %DRM_TERN_GEM_CPU its aperture, has not as much memory left, -EIO where the
+ * device is lost.
+ */
+struct drm_tern_gem_create {
+	/** @size: In. Bytes, a multiple of 4096. */
+	__u64 size;
+	/** @flags: In. Of &enum drm_tern_gem_flags. */
+	__u32 flags;
+	/** @handle: Out. The buffer, a GEM handle. */
+	__u32 handle;
+	/** @mmap_offset: Out. Where it is in the file. */
+	__u64 mmap_offset;
+	/** @reserved: In. Must be zero. */
+	__u64 reserved[2];
+};
+
 /* Keeps the values out of the preprocessor, as bindgen needs it. */
 enum {
 	DRM_IOCTL_TERN_DEVICE_QUERY = DRM_IOWR(DRM_COMMAND_BASE + DRM_TERN_DEVICE_QUERY,
@@ -288,6 +377,10 @@ enum {
 					 struct drm_tern_result),
 	DRM_IOCTL_TERN_STATS = DRM_IOWR(DRM_COMMAND_BASE + DRM_TERN_STATS,
 					struct drm_tern_stats),
+	DRM_IOCTL_TERN_PREFETCH = DRM_IOWR(DRM_COMMAND_BASE + DRM_TERN_PREFETCH,
+					   struct drm_tern_prefetch),
+	DRM_IOCTL_TERN_GEM_CREATE = DRM_IOWR(DRM_COMMAND_BASE + DRM_TERN_GEM_CREATE,
+					     struct drm_tern_gem_create),
 };
 
 #if defined(__cplusplus)

@@ -85,6 +85,24 @@ pub const PMD_ORDER: u32 = 0;
 /// # Ok::<(), Error>(())
 /// ```
 ///
+/// What needs the lock does not compile without it:
+///
+/// ```ignore,compile_fail,E0599
+/// # use kernel::{mm::folio::Folio, prelude::*, sync::aref::ARef};
+/// fn split(mut folio: ARef<Folio>) -> Result {
+///     folio.split()
+/// }
+/// ```
+///
+/// ```ignore,compile_fail,E0382
+/// # use kernel::{mm::folio::{Folio, LockedFolio}, prelude::*, sync::aref::ARef};
+/// fn split(mut folio: LockedFolio) -> Result<ARef<Folio>> {
+///     let unlocked = folio.unlock();
+///     folio.split()?;
+///     Ok(unlocked)
+/// }
+/// ```
+///
 /// # Invariants
 ///
 /// Instances of this type are always reference counted, and point to a head page.

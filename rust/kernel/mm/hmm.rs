@@ -152,6 +152,26 @@ impl From<FaultError> for Error {
 ///     }
 /// }
 /// ```
+///
+/// Pages that are not proven to be up to date cannot be used:
+///
+/// ```ignore,compile_fail,E0599
+/// # use kernel::mm::{hmm::Faulted, notifier::IntervalNotifierOps};
+/// fn unproven<T: IntervalNotifierOps>(faulted: Faulted<'_, T>) -> usize {
+///     faulted.entries().count()
+/// }
+/// ```
+///
+/// Nor can they when the driver's lock is released:
+///
+/// ```ignore,compile_fail,E0505
+/// # use kernel::mm::{hmm::Stable, notifier::IntervalNotifierOps};
+/// fn unlocked<T: IntervalNotifierOps>(stable: Stable<'_, T>) -> usize {
+///     let entries = stable.entries();
+///     drop(stable);
+///     entries.count()
+/// }
+/// ```
 pub struct RangeFault<'a, T: IntervalNotifierOps> {
     notifier: &'a IntervalNotifier<T>,
     range: Range<usize>,
@@ -357,10 +377,8 @@ impl<'a> Iterator for Entries<'a> {
         let first = self.pfns[index];
         let mapping = 1usize << ((first >> ORDER_SHIFT) & ORDER_MASK);
         let left = mapping - ((self.first_page + index) & (mapping - 1));
-        let run = self.pfns[index..].iter().take(left).enumerate();
-        let nr_pages = run
-            .take_while(|&(page, &value)| value == first + page)
-            .count();
+        // The core reports all pages of a mapping at once, in order.
+        let nr_pages = left.min(self.pfns.len() - index);
 
         self.index = index + nr_pages;
         Some(Entry {

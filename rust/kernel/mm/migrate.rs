@@ -16,6 +16,58 @@
 //! Dropping the value in any state takes the shortest way to an end: what has not migrated stays
 //! where it was.
 //!
+//! # Wrong orders
+//!
+//! They do not compile. No destination is set when the pages are in place already:
+//!
+//! ```ignore,compile_fail,E0382
+//! # use kernel::mm::{folio::LockedFolio, migrate::{Collected, VmaRange}};
+//! fn late(mut collected: Collected<'_, VmaRange<'_>>, folio: LockedFolio) {
+//!     let migrated = collected.pages();
+//!     let _ = collected.entries().next().map(|mut entry| entry.set(folio));
+//!     migrated.finalize();
+//! }
+//! ```
+//!
+//! What migrated is not known before:
+//!
+//! ```ignore,compile_fail,E0599
+//! # use kernel::mm::migrate::{Collected, VmaRange};
+//! fn early(collected: Collected<'_, VmaRange<'_>>) -> usize {
+//!     collected.outcomes().count()
+//! }
+//! ```
+//!
+//! The mmap lock is held to the end:
+//!
+//! ```ignore,compile_fail,E0505
+//! # use kernel::{mm::{migrate::{Buffer, Select, Setup}, MmWithUser}, prelude::*};
+//! # use core::ops::Range;
+//! fn unlocked(mm: &MmWithUser, range: Range<usize>, buffer: &mut Buffer) -> Result {
+//!     let mmap = mm.mmap_read_lock();
+//!     let vma = mmap.vma_lookup(range.start).ok_or(EFAULT)?;
+//!     let collected = Setup::new(&mmap, vma, range, Select::SYSTEM).collect(buffer)?;
+//!     drop(mmap);
+//!     collected.pages().finalize();
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The slots belong to one migration at a time:
+//!
+//! ```ignore,compile_fail,E0499
+//! # use kernel::{mm::migrate::{Buffer, Setup}, prelude::*};
+//! fn both<'a>(one: Setup<'a>, other: Setup<'a>, buffer: &'a mut Buffer) -> Result {
+//!     let one = one.collect(buffer)?;
+//!     let other = other.collect(buffer)?;
+//!     one.pages().finalize();
+//!     other.pages().finalize();
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Slots
+//!
 //! Slots are base pages, counted from the start of the range. A folio takes as many slots as it has
 //! pages, and is walked as one entry.
 //!
@@ -59,6 +111,7 @@ use crate::{
     prelude::*, //
 };
 use core::{
+    iter,
     marker::PhantomData,
     ops::{
         BitOr,
@@ -88,11 +141,13 @@ impl Slot {
         Self(folio.pfn() << bindings::MIGRATE_PFN_SHIFT | VALID | compound)
     }
 
+    #[inline]
     fn has(self, flag: usize) -> bool {
         self.0 & flag != 0
     }
 
     /// The frame number, if there is a page.
+    #[inline]
     fn pfn(self) -> Option<usize> {
         self.has(VALID)
             .then_some(self.0 >> bindings::MIGRATE_PFN_SHIFT)
@@ -103,6 +158,7 @@ impl Slot {
     /// # Safety
     ///
     /// The slot must hold the lock of the folio and a reference to it during `'a`.
+    #[inline]
     unsafe fn folio<'a>(self) -> Option<&'a Folio> {
         // SAFETY: By the safety requirements; a locked folio is not split.
         Some(unsafe { Folio::from_pfn(self.pfn()?) })
@@ -113,6 +169,7 @@ impl Slot {
     /// # Safety
     ///
     /// As for [`Slot::folio`].
+    #[inline]
     unsafe fn order(self) -> u32 {
         if !self.has(COMPOUND) {
             return 0;
@@ -412,6 +469,10 @@ pub trait Kind: private::Sealed {
     /// As for [`Kind::pages`]. There must be no destinations unless `pages` was called.
     #[doc(hidden)]
     unsafe fn finalize(&mut self, src: &mut [usize], dst: &mut [usize]);
+
+    /// See [`Collected::addresses`].
+    #[doc(hidden)]
+    fn addresses(&self) -> Option<Range<usize>>;
 }
 
 /// The pages come from an address range, see [`Setup`].
@@ -440,6 +501,10 @@ impl Kind for VmaRange<'_> {
         // SAFETY: By the safety requirements. The mmap lock is held, as `'a` is not over.
         unsafe { bindings::migrate_vma_finalize(&mut self.args) };
     }
+
+    fn addresses(&self) -> Option<Range<usize>> {
+        Some(self.args.start..self.args.end)
+    }
 }
 
 /// The pages come from device memory, see [`collect_device_range`].
@@ -455,6 +520,10 @@ impl Kind for DeviceRange<'_> {
     unsafe fn finalize(&mut self, src: &mut [usize], dst: &mut [usize]) {
         // SAFETY: By the safety requirements.
         unsafe { bindings::migrate_device_finalize(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
+    }
+
+    fn addresses(&self) -> Option<Range<usize>> {
+        None
     }
 }
 
@@ -517,6 +586,33 @@ fn release(slot: &mut usize) {
     }
 }
 
+/// Walks the destinations that are set in the slots `range` of `dst`, from folio to folio, with the
+/// number of the first slot of each.
+///
+/// # Safety
+///
+/// The slots must own locks and references of their folios during `'a`.
+unsafe fn destinations<'a>(
+    dst: &'a [usize],
+    range: Range<usize>,
+) -> impl Iterator<Item = (usize, &'a Folio)> {
+    let mut next = range.start;
+
+    iter::from_fn(move || {
+        while next < range.end {
+            let (index, slot) = (next, Slot(dst[next]));
+
+            // SAFETY: By the safety requirements.
+            next += 1 << unsafe { slot.order() };
+            // SAFETY: By the safety requirements.
+            if let Some(folio) = unsafe { slot.folio() } {
+                return Some((index, folio));
+            }
+        }
+        None
+    })
+}
+
 /// Pages that are locked and unmapped, and wait for their destinations.
 #[must_use = "the pages stay where they are if unused"]
 pub struct Collected<'a, K: Kind>(Migration<'a, K>);
@@ -531,6 +627,13 @@ impl<'a, K: Kind> Collected<'a, K> {
     #[inline]
     pub fn nr_pages(&self) -> usize {
         self.0.src.len()
+    }
+
+    /// Returns the addresses (bytes) that the pages were collected from; [`None`] if they were
+    /// collected from device memory, whoever maps it.
+    #[inline]
+    pub fn addresses(&self) -> Option<Range<usize>> {
+        self.0.kind.addresses()
     }
 
     /// Walks the folios and holes that can be migrated.
@@ -560,15 +663,16 @@ impl<'a, K: Kind> Collected<'a, K> {
         self.sources().flat_map(move |source| {
             let last = usize::min(source.index + source.nr_pages(), dst.len());
 
-            (source.index..last).filter_map(move |index| {
-                // SAFETY: The slots of destinations own their folios, and `dst` is borrowed.
-                let dst = unsafe { Slot(dst[index]).folio() }?;
+            // SAFETY: The slots of destinations own their folios, and `dst` is borrowed.
+            let set = unsafe { destinations(dst, source.index..last) };
+
+            set.map(move |(index, dst)| {
                 let src = source
                     .pfn()
                     .zip(source.folio())
                     .map(|(pfn, folio)| (folio, pfn - folio.pfn() + index - source.index));
 
-                Some(Copy { index, src, dst })
+                Copy { index, src, dst }
             })
         })
     }
@@ -604,19 +708,20 @@ impl<K: Kind> Migrated<'_, K> {
     ///
     /// Where a huge page was split, every page of it is told by itself.
     pub fn outcomes(&self) -> impl Iterator<Item = Outcome<'_>> {
-        let slots = self.0.src.iter().zip(self.0.dst.iter());
+        let Migration { src, dst, .. } = &self.0;
+        // SAFETY: The slots of destinations own their folios, and `self` is borrowed.
+        let set = unsafe { destinations(dst, 0..dst.len()) };
 
-        slots.enumerate().filter_map(|(index, (&src, &dst))| {
-            let (src, dst) = (Slot(src), Slot(dst));
+        set.map(|(index, dst)| {
+            let src = Slot(src[index]);
 
-            Some(Outcome {
+            Outcome {
                 index,
                 migrated: src.has(MIGRATE),
                 // SAFETY: The slots of sources own their folios, and `self` is borrowed.
                 src: unsafe { src.folio() },
-                // SAFETY: The slots of destinations own their folios, and `self` is borrowed.
-                dst: unsafe { dst.folio() }?,
-            })
+                dst,
+            }
         })
     }
 

@@ -91,27 +91,28 @@ pub trait IntervalNotifierOps: Sized + Send + Sync + 'static {
     fn finish(&self, pending: Self::Pending);
 }
 
-/// What happens to the memory.
+/// What happens to the memory. The numbers are those of `enum mmu_notifier_event`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum EventKind {
     /// It is unmapped, or mapped elsewhere (`munmap()`, `mremap()`).
-    Unmap,
+    Unmap = bindings::mmu_notifier_event_MMU_NOTIFY_UNMAP,
     /// Page-table entries are cleared, to be filled anew later.
-    Clear,
+    Clear = bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR,
     /// The protection of the whole area changes (`mprotect()`).
-    ProtectVma,
+    ProtectVma = bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_VMA,
     /// The protection of single pages changes.
-    ProtectPage,
+    ProtectPage = bindings::mmu_notifier_event_MMU_NOTIFY_PROTECTION_PAGE,
     /// Soft-dirty bits are cleared; pages become read-only.
-    SoftDirty,
+    SoftDirty = bindings::mmu_notifier_event_MMU_NOTIFY_SOFT_DIRTY,
     /// The address space ends.
-    Release,
+    Release = bindings::mmu_notifier_event_MMU_NOTIFY_RELEASE,
     /// Pages are migrated to or from a device.
-    Migrate,
+    Migrate = bindings::mmu_notifier_event_MMU_NOTIFY_MIGRATE,
     /// Pages are made accessible to one device only.
-    Exclusive,
+    Exclusive = bindings::mmu_notifier_event_MMU_NOTIFY_EXCLUSIVE,
     /// Something that this abstraction does not know.
-    Other,
+    Other = u32::MAX,
 }
 
 /// A lifetime that cannot be exchanged for a shorter or longer one, so that it can serve as a name.
@@ -261,6 +262,29 @@ impl From<Retry> for Error {
 ///             *entry = Some(pfn);
 ///             return;
 ///         }
+///     }
+/// }
+/// ```
+///
+/// What was read once does not serve for two sections of writing:
+///
+/// ```ignore,compile_fail,E0382
+/// # use kernel::mm::notifier::{IntervalNotifier, IntervalNotifierOps};
+/// fn twice<T: IntervalNotifierOps>(notifier: &IntervalNotifier<T>) {
+///     let read = notifier.read_begin();
+///     let first = read.lock();
+///     drop(first);
+///     let second = read.lock();
+/// }
+/// ```
+///
+/// The proof that a handler must not sleep ends with its event:
+///
+/// ```ignore,compile_fail,E0521
+/// # use kernel::mm::notifier::{Blocking, Event, WouldBlock};
+/// fn keep(event: &Event<'_>, kept: &mut Option<WouldBlock<'static>>) {
+///     if let Blocking::Forbidden(proof) = event.blocking() {
+///         *kept = Some(proof);
 ///     }
 /// }
 /// ```

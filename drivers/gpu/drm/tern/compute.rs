@@ -158,6 +158,16 @@ struct State {
     stopped: bool,
 }
 
+/// Dispatches of a queue since it was made.
+pub(crate) struct Progress {
+    pub(crate) submitted: u64,
+    /// Those that the device has got.
+    pub(crate) started: u64,
+    pub(crate) completed: u64,
+    /// Nothing can be submitted any more.
+    pub(crate) stopped: bool,
+}
+
 /// A queue, whose dispatches run one after another.
 #[pin_data]
 pub(crate) struct Queue {
@@ -266,6 +276,18 @@ impl Queue {
     /// Its number on the device.
     pub(crate) fn id(&self) -> u32 {
         self.id
+    }
+
+    /// What has become of its dispatches.
+    pub(crate) fn progress(&self) -> Progress {
+        let state = self.state.lock();
+
+        Progress {
+            submitted: state.submitted,
+            started: state.started,
+            completed: state.completed,
+            stopped: state.stopped,
+        }
     }
 
     /// What the device must know of it.

@@ -62,6 +62,11 @@ impl Control {
         }))
     }
 
+    /// See [`Ring::progress`].
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        self.ring.lock().progress()
+    }
+
     /// Puts `packet` in the ring and waits until it has been done. Does not sleep.
     ///
     /// Errors: `ENODEV` after unbind, `EIO` or `ETIMEDOUT` if the device is lost. In each case it

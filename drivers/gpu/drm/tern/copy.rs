@@ -189,6 +189,11 @@ impl CopyEngines {
         self.rings.len()
     }
 
+    /// See [`Ring::progress`], for each engine.
+    pub(crate) fn progress(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.rings.iter().map(|ring| ring.lock().progress())
+    }
+
     /// Whether the device was given up, so that nothing can be copied any more.
     pub(crate) fn is_lost(&self) -> bool {
         self.regs.is_lost()

@@ -15,7 +15,6 @@ use kernel::{
     },
     drm::{
         self,
-        gem,
         ioctl, //
     },
     irq::{
@@ -33,6 +32,7 @@ use kernel::{
 };
 
 use crate::{
+    debugfs,
     file::File,
     gem::TernObject,
     gpu::Gpu,
@@ -111,7 +111,7 @@ impl pci::Driver for TernDriver {
             // What a driver before this one let it do must not touch memory.
             regs.reset(dev)?;
             pdev.set_master();
-            let (gpu, faults) = Gpu::new(dev, regs)?;
+            let (gpu, faults) = Gpu::new(pdev, regs)?;
             let shut_down = ShutDown {
                 dev,
                 gpu: gpu.clone(),
@@ -181,12 +181,13 @@ impl drm::Driver for TernDriver {
     type Data = Arc<Gpu>;
     type RegistrationData<'a> = ();
     type File = File;
-    type Object = gem::Object<TernObject>;
+    type Object = TernObject;
     type ParentDevice<Ctx: DeviceContext> = pci::Device<Ctx>;
 
     const INFO: drm::DriverInfo = INFO;
     const FEAT_RENDER: bool = true;
     const FEAT_SYNCOBJ: bool = true;
+    const DEBUGFS: &'static [drm::debugfs::File<Self>] = debugfs::FILES;
 
     kernel::declare_drm_ioctls! {
         (TERN_DEVICE_QUERY, drm_tern_device_query, ioctl::RENDER_ALLOW, File::device_query),
@@ -197,5 +198,7 @@ impl drm::Driver for TernDriver {
         (TERN_SUBMIT, drm_tern_submit, ioctl::RENDER_ALLOW, File::submit),
         (TERN_RESULT, drm_tern_result, ioctl::RENDER_ALLOW, File::result),
         (TERN_STATS, drm_tern_stats, ioctl::RENDER_ALLOW, File::stats),
+        (TERN_PREFETCH, drm_tern_prefetch, ioctl::RENDER_ALLOW, File::prefetch),
+        (TERN_GEM_CREATE, drm_tern_gem_create, ioctl::RENDER_ALLOW, File::gem_create),
     }
 }

@@ -2,6 +2,8 @@
 
 //! Open files and ioctls.
 
+use core::ops::Range;
+
 use kernel::{
     device::{
         Bound,
@@ -10,6 +12,11 @@ use kernel::{
     dma_fence::Fence,
     drm::{
         self,
+        gem::BaseObject,
+        print::{
+            Printer,
+            Region, //
+        },
         syncobj::SyncObj,
         Registered, //
     },
@@ -33,9 +40,18 @@ use crate::{
         TernDevice,
         TernDriver, //
     },
+    gem::{
+        BufferArgs,
+        TernObject, //
+    },
     gpu::Gpu,
     hw,
-    svm::Vm,
+    stats::Stats,
+    svm::{
+        prefetch::Location,
+        Space,
+        Vm, //
+    },
 };
 
 type DrmFile = drm::File<File>;
@@ -106,6 +122,30 @@ impl drm::file::DriverFile for File {
             GFP_KERNEL,
         )
     }
+
+    /// What of the file's address spaces is seen in `/proc/PID/fdinfo`.
+    fn show_fdinfo(file: &DrmFile, p: &Printer) {
+        let sum = Stats::default();
+
+        for vm in file.inner().get_ref().objects.lock().vms.0.iter().flatten() {
+            sum.add(&vm.stats);
+        }
+        let resident = sum.resident_bytes.get();
+        p.memory_region(
+            c"vram",
+            &Region {
+                private: resident,
+                resident,
+                ..Default::default()
+            },
+        );
+        for (name, count) in sum.counts() {
+            p.print(fmt!("tern-{}:\t{}\n", name, count.get()));
+        }
+        for (name, ns) in sum.times() {
+            p.print(fmt!("tern-{}:\t{} ns\n", name, ns.get()));
+        }
+    }
 }
 
 #[pinned_drop]
@@ -135,6 +175,11 @@ fn zero(values: &[u64]) -> Result {
 fn bound(dev: &TernDevice<Registered>) -> &Device<Bound> {
     let pdev: &pci::Device<Bound> = dev.as_ref();
     pdev.as_ref()
+}
+
+/// The device as one to be kept.
+fn normal(dev: &TernDevice<Registered>) -> &TernDevice {
+    dev
 }
 
 impl File {
@@ -172,7 +217,11 @@ impl File {
         zero(&[args.flags.into(), args.reserved[0], args.reserved[1]])?;
         let mut objects = file.inner().get_ref().objects.lock();
         objects.vms.reserve()?;
-        let vm = gpu.create_space(bound(dev), current!().mm().ok_or(EINVAL)?)?;
+        let vm = gpu.create_space(
+            bound(dev),
+            normal(dev).into(),
+            current!().mm().ok_or(EINVAL)?,
+        )?;
         args.handle = objects.vms.add(vm)?;
         Ok(0)
     }
@@ -340,6 +389,60 @@ impl File {
         *args = reply;
         Ok(0)
     }
+
+    /// `DRM_IOCTL_TERN_PREFETCH`.
+    pub(crate) fn prefetch(
+        _dev: &TernDevice<Registered>,
+        _reg: &(),
+        args: &mut uapi::drm_tern_prefetch,
+        file: &DrmFile,
+    ) -> Result<u32> {
+        zero(&[
+            args.flags.into(),
+            args.pad.into(),
+            args.reserved[0],
+            args.reserved[1],
+        ])?;
+        let location = Location::try_from(args.location)?;
+        let mut range = pages(args.address, args.size)?;
+        let vm = file.inner().get_ref().objects.lock().vms.get(args.vm)?;
+        vm.check_owner()?;
+        let result = vm.prefetch(current!().mm().ok_or(EPERM)?, &mut range, location);
+
+        // Even where it failed: that is where the caller may go on.
+        args.address = range.start as u64;
+        args.size = range.len() as u64;
+        result.map(|()| 0)
+    }
+}
+
+impl File {
+    /// `DRM_IOCTL_TERN_GEM_CREATE`.
+    pub(crate) fn gem_create(
+        dev: &TernDevice<Registered>,
+        _reg: &(),
+        args: &mut uapi::drm_tern_gem_create,
+        file: &DrmFile,
+    ) -> Result<u32> {
+        let cpu = args.flags & uapi::drm_tern_gem_flags_DRM_TERN_GEM_CPU != 0;
+        let unknown = args.flags & !uapi::drm_tern_gem_flags_DRM_TERN_GEM_CPU;
+
+        zero(&[unknown.into(), args.reserved[0], args.reserved[1]])?;
+        let buffer = TernObject::new(dev, usize::try_from(args.size)?, BufferArgs { cpu })?;
+        args.mmap_offset = buffer.create_mmap_offset()?;
+        args.handle = buffer.create_handle(file)?;
+        Ok(0)
+    }
+}
+
+/// The range of user space with `size` bytes from `address`, if it is one of whole pages.
+fn pages(address: u64, size: u64) -> Result<Range<usize>> {
+    let end = address.checked_add(size).ok_or(EINVAL)?;
+
+    if size == 0 || (address | size) % 4096 != 0 || end > Space::RANGE.end as u64 {
+        return Err(EINVAL);
+    }
+    Ok(address as usize..end as usize)
 }
 
 /// Reads an array of handles from user space.

@@ -8,7 +8,7 @@ use kernel::{
         Device, //
     },
     mm::MmWithUser,
-    new_mutex, new_work,
+    new_mutex, new_work, pci,
     prelude::*,
     sync::{
         aref::ARef,
@@ -30,6 +30,7 @@ use crate::{
     },
     control::Control,
     copy::CopyEngines,
+    driver::TernDevice,
     hw,
     memory::{
         DeviceMemory,
@@ -51,15 +52,21 @@ pub(crate) struct Info {
     pub(crate) version: u32,
     pub(crate) vram_size: u64,
     pub(crate) aperture_size: u64,
+    /// Where the CPU finds it.
+    aperture_start: u64,
     pub(crate) resident_threads: u32,
 }
 
 impl Info {
-    fn read(regs: &Regs) -> Result<Self> {
+    fn read(pdev: &pci::Device<Bound>, regs: &Regs) -> Result<Self> {
         Ok(Self {
             version: regs.read32(hw::REG_VERSION)?,
             vram_size: regs.read64(hw::REG_VRAM_SIZE)?,
-            aperture_size: regs.read64(hw::REG_APERTURE_SIZE)?,
+            // What the BAR does not reach would be somebody else's.
+            aperture_size: regs
+                .read64(hw::REG_APERTURE_SIZE)?
+                .min(pdev.resource_len(hw::BAR_VRAM)?),
+            aperture_start: pdev.resource_start(hw::BAR_VRAM)?,
             resident_threads: regs.read32(hw::REG_RESIDENT_THREADS)?,
         })
     }
@@ -190,10 +197,11 @@ impl Gpu {
     ///
     /// Returns its fault ring too, for the one who serves faults.
     pub(crate) fn new(
-        dev: &Device<Bound>,
+        pdev: &pci::Device<Bound>,
         regs: Arc<Regs>,
     ) -> Result<(Arc<Self>, InRing<hw::FaultEntry>)> {
-        let info = Info::read(&regs)?;
+        let dev: &Device<Bound> = pdev.as_ref();
+        let info = Info::read(pdev, &regs)?;
         let control = Arc::pin_init(Control::new(dev, regs.clone())?, GFP_KERNEL)?;
         let copies = Arc::pin_init(CopyEngines::new(dev, regs.clone())?, GFP_KERNEL)?;
         let memory = Memory::new(dev, copies.clone(), info.vram_size)?;
@@ -253,17 +261,32 @@ impl Gpu {
         Ok((gpu, faults))
     }
 
+    /// Pages of VRAM that the CPU reaches, from the first on.
+    pub(crate) fn aperture_pages(&self) -> usize {
+        (self.info.aperture_size >> 12) as usize
+    }
+
+    /// The frame by which the CPU reaches the first page of VRAM.
+    pub(crate) fn aperture_pfn(&self) -> usize {
+        (self.info.aperture_start >> 12) as usize
+    }
+
     /// Lets the device run.
     pub(crate) fn enable(&self) -> Result {
         self.regs.write32(hw::REG_CONTROL, hw::CONTROL_ENABLE)
     }
 
     /// Makes an address space over `mm`; `ENOSPC` when the device has none left. May sleep.
-    pub(crate) fn create_space(&self, dev: &Device<Bound>, mm: &MmWithUser) -> Result<Arc<Vm>> {
+    pub(crate) fn create_space(
+        &self,
+        dev: &Device<Bound>,
+        drm: ARef<TernDevice>,
+        mm: &MmWithUser,
+    ) -> Result<Arc<Vm>> {
         let _setup = self.setup.lock();
         let slot = self.spaces.lock().free_slot()?;
         let (memory, control) = (self.memory.clone(), self.control.clone());
-        let vm = Vm::new(dev, memory, control, slot as u32, mm)?;
+        let vm = Vm::new(dev, drm, memory, control, slot as u32, mm)?;
         let entry = hw::AddressSpace {
             root: vm.root_entry(),
             ..Default::default()
@@ -320,6 +343,17 @@ impl Gpu {
         queue.stop();
         queue.vm.remove_queue(queue.id());
         let _queue = self.queues.slots.lock().slots[queue.id() as usize].take();
+    }
+
+    /// Calls `f` for each address space. They neither come nor go meanwhile.
+    pub(crate) fn for_each_space(&self, f: impl FnMut(&Arc<Vm>)) {
+        self.spaces.lock().slots.iter().flatten().for_each(f);
+    }
+
+    /// Calls `f`, which must not allocate memory, for each queue. They neither come nor go
+    /// meanwhile.
+    pub(crate) fn for_each_queue(&self, f: impl Fn(&Arc<Queue>)) {
+        self.queues.for_each(f);
     }
 
     /// Looks for dispatches that ended; called by the interrupt thread.

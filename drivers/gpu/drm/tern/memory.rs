@@ -38,6 +38,7 @@ use crate::{
         CopyEngines,
         Place, //
     },
+    monitor::Monitor,
     stats::Stats,
     svm::migrate,
     vram::Vram, //
@@ -52,6 +53,8 @@ pub(crate) struct Memory {
     dev: ARef<Device>,
     /// The engines that move it.
     pub(crate) copies: Arc<CopyEngines>,
+    /// What is seen of it from outside.
+    pub(crate) monitor: Arc<Monitor>,
     /// Its allocator.
     #[pin]
     pub(crate) vram: Vram,
@@ -67,10 +70,12 @@ impl Memory {
         vram_size: u64,
     ) -> Result<Arc<DeviceMemory>> {
         let vram = Vram::new(vram_size)?;
+        let monitor = Arc::new(Monitor::new(dev)?, GFP_KERNEL)?;
         let pages = usize::try_from(vram_size >> 12)? & !((1 << crate::vram::MAX_ORDER) - 1);
         let memory = try_pin_init!(Self {
             dev: dev.into(),
             copies,
+            monitor,
             vram <- vram,
             closed: AtomicBool::new(false),
         });
@@ -80,9 +85,9 @@ impl Memory {
 
     /// The device, for mappings that last no longer than a copy.
     pub(crate) fn dev(&self) -> &Device<Bound> {
-        // SAFETY: It is used to serve faults of the GPU, which ends before the driver is unbound,
-        // by the eviction at unbind, and for faults of the CPU, which `close()` waits for and then
-        // keeps away.
+        // SAFETY: It is used to serve faults of the GPU and by ioctls, both of which end before the
+        // driver is unbound, by the eviction at unbind, and for faults of the CPU, which `close()`
+        // waits for and then keeps away.
         unsafe { self.dev.as_bound() }
     }
 
@@ -93,7 +98,7 @@ impl Memory {
     pub(crate) fn close(memory: &DeviceMemory) {
         memory.vram.stop();
         memory.closed.store(true, Ordering::Relaxed);
-        if memory.vram.used_pages() == 0 {
+        if memory.vram.folio_pages() == 0 {
             return;
         }
         // The core holds the lock of the folio that the CPU touched until the fault is served. Who
@@ -143,10 +148,13 @@ impl DevicePagemapOps for Memory {
     }
 
     fn migrate_to_ram(pagemap: &DevicePagemap<Self>, fault: &VmFault) -> Result<(), FaultError> {
-        if pagemap.closed.load(Ordering::Relaxed) {
-            return Err(FaultError::Sigbus);
-        }
-        migrate::to_system(pagemap, fault)
+        let result = match pagemap.closed.load(Ordering::Relaxed) {
+            true => Err(FaultError::Sigbus),
+            false => migrate::to_system(pagemap, fault),
+        };
+
+        pagemap.monitor.cpu_fault(fault, &result);
+        result
     }
 
     fn folio_split(&self, data: ArcBorrow<'_, Stats>, _new_offset: usize) -> Arc<Stats> {

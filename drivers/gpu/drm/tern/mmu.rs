@@ -156,6 +156,24 @@ impl Leaves {
         }
     }
 
+    /// Maps `pages`, none of which is mapped, to what is from `addr` on, in groups of 64 KiB where
+    /// that fits.
+    fn publish_run(&mut self, pages: Range<usize>, addr: u64, flags: u64) {
+        for (i, page) in pages.clone().enumerate() {
+            let addr = addr + ((i as u64) << PAGE_SHIFT);
+            let group = page & !(GROUP - 1);
+            let in_group = pages.start <= group && group + GROUP <= pages.end;
+            let aligned = (addr >> PAGE_SHIFT) as usize % GROUP == page % GROUP;
+            let size = if in_group && aligned {
+                hw::ENTRY_64K
+            } else {
+                0
+            };
+
+            self.table.publish(page, addr | flags | size);
+        }
+    }
+
     /// Gives a page that is mapped the rights in `flags`. Its group of 64 KiB falls apart then,
     /// since all its entries must be equal.
     fn upgrade(&mut self, page: usize, flags: u64) {
@@ -426,11 +444,8 @@ pub(crate) struct Target<'a> {
 
 impl Target<'_> {
     fn flags(&self) -> u64 {
-        let mut flags = hw::ENTRY_VALID | hw::ENTRY_LEAF;
+        let mut flags = leaf_flags(self.entry.is_writable());
 
-        if self.entry.is_writable() {
-            flags |= hw::ENTRY_WRITE | hw::ENTRY_ATOMIC;
-        }
         if self.vram.is_none() {
             flags |= hw::ENTRY_SYSTEM;
         }
@@ -534,6 +549,48 @@ impl PageTable {
         }
     }
 
+    /// Lets the device reach memory in VRAM, from byte `vram` on, as `pages` of the block at
+    /// `block`, with as large leaves as fit. Pages that it reaches already are left alone. Returns
+    /// the number of others.
+    ///
+    /// Fails with `ENODEV` after unbind.
+    pub(crate) fn map_vram(
+        &mut self,
+        block: usize,
+        pages: Range<usize>,
+        vram: u64,
+        is_writable: bool,
+        reserve: &mut Reserve,
+    ) -> Result<usize, MapError> {
+        let directory = self.directory(block, reserve)?;
+        let i = block >> BLOCK_SHIFT & (ENTRIES - 1);
+        let flags = leaf_flags(is_writable);
+
+        if pages.len() == BLOCK_PAGES
+            && vram % BLOCK_SIZE as u64 == 0
+            && directory.children[i].is_none()
+        {
+            directory.table.publish(i, vram | flags);
+            directory.children[i] = Some(Child::Huge { _mapping: None });
+            return Ok(BLOCK_PAGES);
+        }
+        let Some(leaves) = directory.leaves(i, reserve)? else {
+            return Ok(0);
+        };
+        let mut mapped = 0;
+        let mut page = pages.start;
+        while page < pages.end {
+            let is_mapped = |&i: &usize| leaves.table.get(i) != 0;
+            let end = (page..pages.end).find(is_mapped).unwrap_or(pages.end);
+            let addr = vram + (((page - pages.start) as u64) << PAGE_SHIFT);
+
+            leaves.publish_run(page..end, addr, flags);
+            mapped += end - page;
+            page = end + 1;
+        }
+        Ok(mapped)
+    }
+
     /// The table of level 1 for the block at `block`, made if it is missing.
     fn directory(
         &mut self,
@@ -577,6 +634,17 @@ impl PageTable {
         }
         0
     }
+}
+
+/// Flags of a leaf in VRAM.
+fn leaf_flags(is_writable: bool) -> u64 {
+    let rights = if is_writable {
+        hw::ENTRY_WRITE | hw::ENTRY_ATOMIC
+    } else {
+        0
+    };
+
+    hw::ENTRY_VALID | hw::ENTRY_LEAF | rights
 }
 
 fn is_huge(first: usize, target: &Target<'_>) -> bool {
@@ -665,19 +733,7 @@ fn map_gap(
         }
     };
 
-    for (i, page) in pages.clone().enumerate() {
-        let addr = addr + ((i as u64) << PAGE_SHIFT);
-        let group = page & !(GROUP - 1);
-        let in_group = pages.start <= group && group + GROUP <= pages.end;
-        let aligned = addr >> PAGE_SHIFT & (GROUP as u64 - 1) == page as u64 & (GROUP as u64 - 1);
-        let size = if in_group && aligned {
-            hw::ENTRY_64K
-        } else {
-            0
-        };
-
-        leaves.table.publish(page, addr | target.flags() | size);
-    }
+    leaves.publish_run(pages, addr, target.flags());
     Ok(())
 }
 

@@ -194,6 +194,11 @@ where
         })
     }
 
+    /// Packets that were put in and, of these, those that the device has taken out.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.put, self.writeback.index())
+    }
+
     /// Tells the device where the ring is, by the block of registers at `block`.
     pub(crate) fn program(&self, regs: &Regs, block: usize) -> Result {
         regs.write64(block + hw::RING_BASE, self.base())?;

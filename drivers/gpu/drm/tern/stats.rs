@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counters of an address space.
+//! Counters of an address space, and of a whole device.
 //!
-//! They outlive it: each folio of device memory holds a reference to the counters of the address
+//! Those of an address space outlive it: each folio of device memory holds a reference to the counters of the address
 //! space that moved it there, and to nothing else of it, since folios may outlive the process.
 
 use core::sync::atomic::{
@@ -32,9 +32,12 @@ impl Counter {
         self.0.fetch_sub(n, Ordering::Relaxed);
     }
 
-    /// Adds the nanoseconds since `start`.
-    pub(crate) fn add_since(&self, start: Instant<Monotonic>) {
-        self.add(start.elapsed().as_nanos().try_into().unwrap_or(0));
+    /// Adds the nanoseconds since `start`, and returns them.
+    pub(crate) fn add_since(&self, start: Instant<Monotonic>) -> u64 {
+        let ns = start.elapsed().as_nanos().try_into().unwrap_or(0);
+
+        self.add(ns);
+        ns
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -51,12 +54,43 @@ pub(crate) struct Moved {
 }
 
 impl Moved {
+    /// Huge pages, other large folios, single pages.
+    pub(crate) fn counts(&self) -> [u64; 3] {
+        [self.huge.get(), self.mid.get(), self.small.get()]
+    }
+
+    /// Counts those of one migration.
+    pub(crate) fn add(&self, sizes: &Sizes) {
+        self.huge.add(sizes.huge.into());
+        self.mid.add(sizes.mid.into());
+        self.small.add(sizes.small.into());
+    }
+
     /// Counts one folio.
     pub(crate) fn count(&self, order: u32) {
         match order {
             0 => self.small.add(1),
             PMD_ORDER => self.huge.add(1),
             _ => self.mid.add(1),
+        }
+    }
+}
+
+/// Folios of one migration, by size.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Sizes {
+    pub(crate) huge: u32,
+    pub(crate) mid: u32,
+    pub(crate) small: u32,
+}
+
+impl Sizes {
+    /// Counts one folio.
+    pub(crate) fn count(&mut self, order: u32) {
+        match order {
+            0 => self.small += 1,
+            PMD_ORDER => self.huge += 1,
+            _ => self.mid += 1,
         }
     }
 }
@@ -80,6 +114,45 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
+    /// What is counted, with the names under which it is shown.
+    pub(crate) fn counts(&self) -> [(&'static str, &Counter); 13] {
+        [
+            ("faults", &self.faults),
+            ("blocks", &self.blocks),
+            ("cancels", &self.cancels),
+            ("cpu-faults", &self.cpu_faults),
+            ("mapped-pages", &self.mapped_pages),
+            ("to-device-2M", &self.to_device.huge),
+            ("to-device-mthp", &self.to_device.mid),
+            ("to-device-4K", &self.to_device.small),
+            ("to-device-bytes", &self.bytes_to_device),
+            ("to-system-2M", &self.to_system.huge),
+            ("to-system-mthp", &self.to_system.mid),
+            ("to-system-4K", &self.to_system.small),
+            ("to-system-bytes", &self.bytes_to_system),
+        ]
+    }
+
+    /// Times in nanoseconds, with the names under which they are shown.
+    pub(crate) fn times(&self) -> [(&'static str, &Counter); 3] {
+        [
+            ("collect", &self.collect_ns),
+            ("copy", &self.copy_ns),
+            ("install", &self.install_ns),
+        ]
+    }
+
+    /// Adds all that is in `other`.
+    pub(crate) fn add(&self, other: &Self) {
+        let sums = self.counts().into_iter().chain(self.times());
+        let parts = other.counts().into_iter().chain(other.times());
+
+        for ((_, sum), (_, part)) in sums.zip(parts) {
+            sum.add(part.get());
+        }
+        self.resident_bytes.add(other.resident_bytes.get());
+    }
+
     /// Copies all counters to the reply of an ioctl.
     pub(crate) fn report(&self, out: &mut uapi::drm_tern_stats) {
         out.faults = self.faults.get();

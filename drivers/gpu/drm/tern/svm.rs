@@ -5,6 +5,7 @@
 pub(crate) mod block;
 pub(crate) mod fault;
 pub(crate) mod migrate;
+pub(crate) mod prefetch;
 
 use core::ops::Range;
 
@@ -20,6 +21,7 @@ use kernel::{
             IntervalNotifierOps,
             WouldBlock, //
         },
+        virt::VmaRef,
         Mm,
         MmWithUser,
         MmWithUserAsync, //
@@ -35,6 +37,7 @@ use kernel::{
         Arc,
         Mutex, //
     },
+    task::Pid,
     workqueue::{
         impl_has_work,
         Work,
@@ -44,9 +47,12 @@ use kernel::{
 
 use crate::{
     control::Control,
+    driver::TernDevice,
+    gem::TernObject,
     hw,
     memory::DeviceMemory,
     mmu::PageTable,
+    monitor::Monitor,
     stats::Stats,
     svm::fault::Faults, //
 };
@@ -55,6 +61,7 @@ use crate::{
 #[pin_data]
 pub(crate) struct Space {
     control: Arc<Control>,
+    monitor: Arc<Monitor>,
     asid: u32,
     #[pin]
     table: Mutex<PageTable>,
@@ -62,28 +69,30 @@ pub(crate) struct Space {
 
 impl Space {
     /// What user space can map, without the page at the end that nobody can.
-    const RANGE: Range<usize> = 0..1 << (hw::VA_BITS - 1);
+    pub(crate) const RANGE: Range<usize> = 0..1 << (hw::VA_BITS - 1);
 
     /// Number of the address space on the device.
     pub(crate) fn asid(&self) -> u32 {
         self.asid
     }
 
-    /// Takes `range` away from the device, and waits until it uses it no more.
-    fn zap(&self, table: &mut PageTable, range: &Range<usize>) {
+    /// Takes `range` away from the device, and waits until it uses it no more. False if it had
+    /// nothing of it.
+    fn zap(&self, table: &mut PageTable, range: &Range<usize>) -> bool {
         let range = range.start..range.end.min(Self::RANGE.end);
 
         if range.is_empty() {
-            return;
+            return false;
         }
         let Some(stale) = table.clear(&range) else {
-            return;
+            return false;
         };
         // Where this fails there is no device any more that could use anything.
         let _ = self
             .control
             .invalidate(self.asid, stale.start as u64, stale.end as u64 - 1);
         table.reap(&range);
+        true
     }
 }
 
@@ -101,7 +110,9 @@ impl IntervalNotifierOps for Space {
         event: &Event<'e>,
         table: &mut PageTable,
     ) -> Result<Option<()>, WouldBlock<'e>> {
-        self.zap(table, &event.range());
+        let mapped = self.zap(table, &event.range());
+
+        self.monitor.invalidation(self.asid, event, mapped);
         Ok(None)
     }
 
@@ -111,7 +122,11 @@ impl IntervalNotifierOps for Space {
 /// An address space over the memory of a process.
 #[pin_data]
 pub(crate) struct Vm {
+    /// The device whose buffers it can reach. Its end waits for that of the address space.
+    drm: ARef<TernDevice>,
     mm: ARef<Mm>,
+    /// The process that made it.
+    pub(crate) owner: Pid,
     memory: Arc<DeviceMemory>,
     /// Counters.
     pub(crate) stats: Arc<Stats>,
@@ -143,6 +158,7 @@ impl Vm {
     /// held.
     pub(crate) fn new(
         dev: &Device<Bound>,
+        drm: ARef<TernDevice>,
         memory: Arc<DeviceMemory>,
         control: Arc<Control>,
         asid: u32,
@@ -150,15 +166,19 @@ impl Vm {
     ) -> Result<Arc<Self>> {
         let table = PageTable::new(dev)?;
         let stats = Arc::new(Stats::default(), GFP_KERNEL)?;
+        let monitor = memory.monitor.clone();
         let space = try_pin_init!(Space {
             control,
+            monitor,
             asid,
             table <- new_mutex!(table, "tern::Space::table"),
         });
 
         Arc::pin_init(
             try_pin_init!(Self {
+                drm,
                 mm: ARef::from(&**process),
+                owner: current!().tgid(),
                 memory,
                 stats,
                 faults <- Faults::new(),
@@ -169,12 +189,23 @@ impl Vm {
         )
     }
 
+    /// Counts, here and for the device as a whole.
+    fn count(&self, add: impl Fn(&Stats)) {
+        add(&self.stats);
+        add(&self.memory.monitor.stats);
+    }
+
     /// The memory, unless its process is gone.
     ///
     /// That the last reference may be this one must not make a fault wait for the end of all
     /// memory of the process.
     fn mm(&self) -> Option<ARef<MmWithUserAsync>> {
         self.mm.mmget_not_zero().map(MmWithUser::into_mmput_async)
+    }
+
+    /// The buffer that `vma` maps, and the number of its first page there.
+    fn buffer<'a>(&self, vma: &'a VmaRef) -> Option<(&'a TernObject, usize)> {
+        TernObject::mapped_by(&self.drm, vma)
     }
 
     /// Fails with `EPERM` unless the caller's memory is that of this address space.

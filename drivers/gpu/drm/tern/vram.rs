@@ -56,21 +56,21 @@ impl FreeMap {
         true
     }
 
-    fn take_first(&mut self) -> Option<usize> {
+    fn first(&mut self) -> Option<usize> {
         if self.free == 0 {
             return None;
         }
         let word = (self.hint..self.bits.len()).find(|&i| self.bits[i] != 0)?;
         self.hint = word;
-        let block = word * 64 + self.bits[word].trailing_zeros() as usize;
-        self.remove(block);
-        Some(block)
+        Some(word * 64 + self.bits[word].trailing_zeros() as usize)
     }
 }
 
 struct Buddy {
     maps: [FreeMap; ORDERS],
     free_pages: usize,
+    /// Pages that buffers have.
+    buffer_pages: usize,
     /// Nothing is allocated any more.
     stopped: bool,
 }
@@ -88,6 +88,7 @@ impl Buddy {
                 maps.next().unwrap()
             }),
             free_pages: 0,
+            buffer_pages: 0,
             stopped: false,
         };
         for block in 0..pages >> MAX_ORDER {
@@ -97,12 +98,16 @@ impl Buddy {
         Ok(buddy)
     }
 
-    fn alloc(&mut self, order: usize) -> Option<usize> {
+    /// Takes the first block of the smallest order that does, if it ends at page `limit` or before.
+    fn alloc(&mut self, order: usize, limit: usize) -> Option<usize> {
         if self.stopped {
             return None;
         }
-        let from = (order..ORDERS).find(|&o| self.maps[o].free > 0)?;
-        let mut block = self.maps[from].take_first()?;
+        let (from, mut block) = (order..ORDERS).find_map(|o| {
+            let block = self.maps[o].first()?;
+            ((block << o) + (1 << order) <= limit).then_some((o, block))
+        })?;
+        self.maps[from].remove(block);
         for o in (order..from).rev() {
             block *= 2;
             self.maps[o].insert(block + 1);
@@ -151,9 +156,17 @@ impl Vram {
         self.buddy.lock().free_pages
     }
 
-    /// Pages that are in use.
-    pub(crate) fn used_pages(&self) -> usize {
-        self.pages - self.free_pages()
+    /// Free blocks of each order.
+    pub(crate) fn free_blocks(&self) -> [usize; ORDERS] {
+        let buddy = self.buddy.lock();
+
+        core::array::from_fn(|order| buddy.maps[order].free)
+    }
+
+    /// Pages that folios have, which can be moved to the system.
+    pub(crate) fn folio_pages(&self) -> usize {
+        let buddy = self.buddy.lock();
+        self.pages - buddy.free_pages - buddy.buffer_pages
     }
 
     /// Whether a page can be allocated at the moment.
@@ -169,7 +182,24 @@ impl Vram {
 
     /// Allocates a block of `1 << order` pages; returns the offset of its first page.
     pub(crate) fn alloc(&self, order: usize) -> Option<usize> {
-        self.buddy.lock().alloc(order)
+        self.buddy.lock().alloc(order, self.pages)
+    }
+
+    /// Allocates a block as [`Self::alloc`] does, for a buffer, before page `limit`.
+    pub(crate) fn alloc_buffer(&self, order: usize, limit: usize) -> Option<usize> {
+        let mut buddy = self.buddy.lock();
+        let page = buddy.alloc(order, limit)?;
+
+        buddy.buffer_pages += 1 << order;
+        Some(page)
+    }
+
+    /// Gives back a block of a buffer; see [`Self::free`].
+    pub(crate) fn free_buffer(&self, page: usize, order: usize) {
+        let mut buddy = self.buddy.lock();
+
+        buddy.buffer_pages -= 1 << order;
+        buddy.free(page, order);
     }
 
     /// Gives back a block, or an aligned part of one.
@@ -188,10 +218,10 @@ mod tests {
     fn whole_blocks_are_aligned_and_run_out() -> Result {
         let mut buddy = Buddy::new(4 << MAX_ORDER)?;
         for i in 0..4 {
-            assert_eq!(buddy.alloc(MAX_ORDER), Some(i << MAX_ORDER));
+            assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), Some(i << MAX_ORDER));
         }
-        assert_eq!(buddy.alloc(MAX_ORDER), None);
-        assert_eq!(buddy.alloc(0), None);
+        assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), None);
+        assert_eq!(buddy.alloc(0, usize::MAX), None);
         assert_eq!(buddy.free_pages, 0);
         Ok(())
     }
@@ -200,57 +230,73 @@ mod tests {
     fn single_pages_merge_into_a_whole_block() -> Result {
         let mut buddy = Buddy::new(1 << MAX_ORDER)?;
         for i in 0..1 << MAX_ORDER {
-            assert_eq!(buddy.alloc(0), Some(i));
+            assert_eq!(buddy.alloc(0, usize::MAX), Some(i));
         }
-        assert_eq!(buddy.alloc(0), None);
+        assert_eq!(buddy.alloc(0, usize::MAX), None);
         // Out of order: the odd pages first.
         for i in (1..1 << MAX_ORDER).step_by(2) {
             buddy.free(i, 0);
         }
-        assert_eq!(buddy.alloc(1), None);
+        assert_eq!(buddy.alloc(1, usize::MAX), None);
         for i in (0..1 << MAX_ORDER).step_by(2) {
             buddy.free(i, 0);
         }
         assert_eq!(buddy.free_pages, 1 << MAX_ORDER);
-        assert_eq!(buddy.alloc(MAX_ORDER), Some(0));
+        assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), Some(0));
         Ok(())
     }
 
     #[test]
     fn a_block_may_come_back_in_parts() -> Result {
         let mut buddy = Buddy::new(2 << MAX_ORDER)?;
-        let block = buddy.alloc(MAX_ORDER).ok_or(ENOMEM)?;
+        let block = buddy.alloc(MAX_ORDER, usize::MAX).ok_or(ENOMEM)?;
         for i in 0..1 << (MAX_ORDER - 4) {
             buddy.free(block + (i << 4), 4);
         }
         assert_eq!(buddy.free_pages, 2 << MAX_ORDER);
-        assert!(buddy.alloc(MAX_ORDER).is_some());
-        assert!(buddy.alloc(MAX_ORDER).is_some());
+        assert!(buddy.alloc(MAX_ORDER, usize::MAX).is_some());
+        assert!(buddy.alloc(MAX_ORDER, usize::MAX).is_some());
         Ok(())
     }
 
     #[test]
     fn once_stopped_it_only_takes_back() -> Result {
         let mut buddy = Buddy::new(1 << MAX_ORDER)?;
-        let page = buddy.alloc(0).ok_or(ENOMEM)?;
+        let page = buddy.alloc(0, usize::MAX).ok_or(ENOMEM)?;
         buddy.stopped = true;
-        assert_eq!(buddy.alloc(0), None);
+        assert_eq!(buddy.alloc(0, usize::MAX), None);
         buddy.free(page, 0);
         assert_eq!(buddy.free_pages, 1 << MAX_ORDER);
-        assert_eq!(buddy.alloc(0), None);
+        assert_eq!(buddy.alloc(0, usize::MAX), None);
         Ok(())
     }
 
     #[test]
     fn mixed_orders_do_not_overlap() -> Result {
         let mut buddy = Buddy::new(1 << MAX_ORDER)?;
-        let (small, mid) = (buddy.alloc(0).ok_or(ENOMEM)?, buddy.alloc(4).ok_or(ENOMEM)?);
+        let (small, mid) = (
+            buddy.alloc(0, usize::MAX).ok_or(ENOMEM)?,
+            buddy.alloc(4, usize::MAX).ok_or(ENOMEM)?,
+        );
         assert_eq!(mid % 16, 0);
         assert!(small < mid || small >= mid + 16);
-        assert_eq!(buddy.alloc(MAX_ORDER), None);
+        assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), None);
         buddy.free(small, 0);
         buddy.free(mid, 4);
-        assert_eq!(buddy.alloc(MAX_ORDER), Some(0));
+        assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), Some(0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_limit_holds() -> Result {
+        let mut buddy = Buddy::new(4 << MAX_ORDER)?;
+        let limit = 2 << MAX_ORDER;
+        assert_eq!(buddy.alloc(MAX_ORDER, limit), Some(0));
+        assert_eq!(buddy.alloc(0, limit), Some(1 << MAX_ORDER));
+        assert_eq!(buddy.alloc(MAX_ORDER, limit), None);
+        // Not of the block that was split, since that is beyond.
+        assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), Some(2 << MAX_ORDER));
+        assert_eq!(buddy.alloc(0, 1), None);
         Ok(())
     }
 }

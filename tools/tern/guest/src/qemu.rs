@@ -58,6 +58,8 @@ pub struct Machine {
     pub append: Vec<String>,
     /// Address that QEMU's gdb server listens at; the machine starts stopped.
     pub gdb: Option<String>,
+    /// Plugin of QEMU's translator: its file, and its arguments behind commas.
+    pub plugin: Option<String>,
 }
 
 /// Processor for TCG: everything, except what makes it slow. 5-level page
@@ -144,6 +146,9 @@ impl Machine {
         }
         if let Some(address) = &self.gdb {
             args.option("-gdb", address).flag("-S");
+        }
+        if let Some(plugin) = &self.plugin {
+            args.option("-plugin", plugin);
         }
         args.option("-kernel", &self.kernel);
         args.option("-append", self.command_line()?);
@@ -349,6 +354,7 @@ mod tests {
             gpus: vec!["/run/gpu0.sock".into()],
             append: vec!["a=1".into(), "b".into()],
             gdb: None,
+            plugin: None,
         }
     }
 
@@ -394,6 +400,16 @@ mod tests {
         });
         assert!(line.contains("-accel tcg,thread=single"));
         assert!(line.contains("-icount shift=0,sleep=off"));
+    }
+
+    #[test]
+    fn a_plugin_is_passed_with_its_arguments() {
+        assert!(!arguments(&machine()).contains("-plugin"));
+        let line = arguments(&Machine {
+            plugin: Some("/t/libcount.so,profile=/b/p".into()),
+            ..machine()
+        });
+        assert!(line.contains("-plugin /t/libcount.so,profile=/b/p "));
     }
 
     #[test]

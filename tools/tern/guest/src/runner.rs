@@ -40,6 +40,9 @@ pub struct Plan {
     pub options: Options,
     /// Whether the guest's kernel is without the series.
     pub no_series: bool,
+    /// How many times as long as on other kernels everything in the guest may
+    /// take, tests that have limits of their own included.
+    pub time_factor: u32,
 }
 
 /// Runs suites.
@@ -118,11 +121,15 @@ impl Runner {
 
     /// The limit for the suite's program; `None` is none.
     fn limit(&self, suite: &Suite) -> Option<Duration> {
-        let own = suite.timeout;
         match suite.run {
-            Place::Host => Some(Duration::from_secs(own.into())),
-            Place::Guest => Some(self.plan.options.limit(own)? + GUEST_EXTRA),
+            Place::Host => Some(Duration::from_secs(suite.timeout.into())),
+            Place::Guest => Some(self.plan.options.limit(self.seconds(suite))? + GUEST_EXTRA),
         }
+    }
+
+    /// The seconds that a suite has in the guest, unless the user says otherwise.
+    fn seconds(&self, suite: &Suite) -> u32 {
+        suite.timeout.saturating_mul(self.plan.time_factor)
     }
 
     /// Starts the suite's program. Its stdout can be read; so can its stderr,
@@ -148,7 +155,7 @@ impl Runner {
     fn guest_command(&self, suite: &Suite, kernel_log: &Path, argv: &[String]) -> Command {
         let wanted = &self.plan.options;
         let options = Options {
-            timeout: wanted.timeout.or(Some(suite.timeout)),
+            timeout: wanted.timeout.or(Some(self.seconds(suite))),
             gpus: Some(match suite.gpus {
                 0 => 0,
                 needed => needed.max(wanted.gpus.unwrap_or(needed)),
@@ -162,6 +169,11 @@ impl Runner {
         command.args(&suite.options);
         for text in &suite.allow {
             command.args(["--allow", text]);
+        }
+        let factor = self.plan.time_factor;
+        if factor > 1 {
+            // The kselftest harness takes it.
+            command.arg(format!("--env=KSELFTEST_TIMEOUT_FACTOR={factor}"));
         }
         command.arg("--").args(argv);
         command
@@ -349,6 +361,7 @@ mod tests {
             values: BTreeMap::new(),
             options: Options::default(),
             no_series: false,
+            time_factor: 1,
         }
     }
 
@@ -477,6 +490,21 @@ mod tests {
         // None where none is used, and no fewer than are needed.
         assert!(options_of_guest(0, options.clone()).contains("--gpus 0"));
         assert!(options_of_guest(2, options).contains("--gpus 2"));
+    }
+
+    #[test]
+    fn a_slow_kernel_has_more_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut plan = plan(directory.path());
+        plan.time_factor = 3;
+        let runner = Runner::new(plan).unwrap();
+        let suite = guest_suite(0);
+        let limit = Duration::from_secs(3 * 60) + GUEST_EXTRA;
+        assert_eq!(runner.limit(&suite), Some(limit));
+        let command = runner.guest_command(&suite, Path::new("log"), &[]);
+        let words: Vec<_> = command.get_args().collect();
+        assert!(words.contains(&"180".as_ref()), "{words:?}");
+        assert!(words.contains(&"--env=KSELFTEST_TIMEOUT_FACTOR=3".as_ref()));
     }
 
     #[test]

@@ -138,7 +138,12 @@ impl Job {
         }
         match stop {
             Stop::Trap(trap) => self.fail(trapped(trap)),
-            Stop::Done => self.free.push(slot),
+            Stop::Done => {
+                self.free.push(slot);
+                if !self.is_over() {
+                    self.watch();
+                }
+            }
             Stop::Parked if !again && self.failure.is_none() => {
                 self.parked.push((slot, wave));
                 return;

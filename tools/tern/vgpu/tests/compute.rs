@@ -361,6 +361,15 @@ fn a_wild_queue_does_not_stop_others() {
 }
 
 #[test]
+fn the_watchdog_ends_threads_without_end() {
+    let (mut guest, _, mut queue) = ready(&[asm::RET]);
+    let mut dispatch = packet(CODE, 0, u64::MAX);
+    dispatch.watchdog_ms = 20;
+    let fence = guest.dispatch(&mut queue, dispatch);
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_TIMEOUT);
+}
+
+#[test]
 fn the_watchdog_does_not_count_waits() {
     let (mut guest, root, mut queue) = ready(&load_store());
     let data = guest.alloc(4096, 4096);

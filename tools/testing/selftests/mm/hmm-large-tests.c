@@ -1414,4 +1414,89 @@ TEST_F_TIMEOUT(hmm_large, pinned_folio_stays_alone, 60)
 	EXPECT_TRUE(holds(ptr, npages, 1));
 }
 
+/*
+ * Locked memory goes to the device as other memory does, and is free when it is
+ * unmapped: nobody keeps it for a while on a list of what is to be unlocked.
+ */
+TEST_F_TIMEOUT(hmm_large, locked_memory_is_freed_at_once, 60)
+{
+	/* Few enough to stay on such a list. */
+	const unsigned long npages = 8;
+	__u64 before;
+	char *ptr;
+
+	ptr = map_areas(1);
+	ASSERT_NE(ptr, NULL);
+	ASSERT_EQ(madvise(ptr, area_size, MADV_NOHUGEPAGE), 0);
+	ASSERT_EQ(mlock(ptr, npages * page_size), 0);
+	fill(ptr, npages, 1);
+	before = stats(self->fd).in_use;
+	ASSERT_EQ(to_dev(self->fd, ptr, npages), 0);
+	ASSERT_EQ(on_device(self->fd, ptr, npages), npages);
+	EXPECT_EQ(stats(self->fd).in_use, before + npages);
+	ASSERT_EQ(munmap(ptr, npages * page_size), 0);
+	EXPECT_EQ(stats(self->fd).in_use, before);
+}
+
+static char *mergeable(unsigned long npages)
+{
+	char *ptr = mmap(NULL, npages * page_size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (ptr == MAP_FAILED)
+		return NULL;
+	fill(ptr, npages, 1);
+	if (madvise(ptr, npages * page_size, MADV_MERGEABLE))
+		return NULL;
+	return ptr;
+}
+
+/*
+ * What KSM has merged stays in system memory, where KSM reads it to compare it
+ * with other pages.
+ */
+TEST_F_TIMEOUT(hmm_large, merged_pages_stay_in_system_memory, 60)
+{
+	const unsigned long npages = 8;
+	char *ptrs[3];
+	long merged;
+
+	for (int i = 0; i < 2; i++) {
+		ptrs[i] = mergeable(npages);
+		ASSERT_NE(ptrs[i], NULL);
+	}
+	if (ksm_start())
+		SKIP(return, "the kernel has no KSM, or this is not root");
+	merged = ksm_get_self_merging_pages();
+	ASSERT_EQ(merged, 2 * npages);
+
+	EXPECT_EQ(to_dev(self->fd, ptrs[0], npages), -ENOENT);
+	ASSERT_EQ(on_device(self->fd, ptrs[0], npages), 0);
+	ptrs[2] = mergeable(npages);
+	ASSERT_NE(ptrs[2], NULL);
+	ASSERT_EQ(ksm_start(), 0);
+	EXPECT_EQ(ksm_get_self_merging_pages(), 3 * npages);
+
+	/* What is written is no longer merged, and goes. */
+	fill(ptrs[0], npages, 2);
+	EXPECT_EQ(to_dev(self->fd, ptrs[0], npages), 0);
+	EXPECT_TRUE(holds(ptrs[0], npages, 2));
+	EXPECT_TRUE(holds(ptrs[1], npages, 1));
+	EXPECT_TRUE(holds(ptrs[2], npages, 1));
+	EXPECT_EQ(ksm_stop(), 0);
+}
+
+/* A huge page on the device is a huge page, which need not be made one. */
+TEST_F_TIMEOUT(hmm_large, huge_page_on_device_is_collapsed, 60)
+{
+	char *ptr = huge_on_dev(self->fd, 2, 1);
+
+	ASSERT_NE(ptr, NULL);
+	touch(ptr);
+	EXPECT_EQ(madvise(ptr, 2 * area_size, MADV_COLLAPSE), 0);
+	EXPECT_EQ(on_device(self->fd, ptr + area_size, area_pages), area_pages);
+	EXPECT_TRUE(is_huge(self->fd, ptr, 2 * area_pages));
+	EXPECT_TRUE(holds(ptr, 2 * area_pages, 1));
+}
+
 TEST_HARNESS_MAIN

@@ -2,7 +2,10 @@
 
 //! A block of 2 MiB: what the device wants of it, and how it gets it.
 
-use core::ops::Range;
+use core::{
+    iter,
+    ops::Range, //
+};
 
 use kernel::{
     device::{
@@ -17,6 +20,10 @@ use kernel::{
             RangeFault, //
         },
         notifier::Retry,
+        virt::{
+            flags,
+            VmaRef, //
+        },
         MmWithUser, //
     },
     prelude::*,
@@ -28,6 +35,7 @@ use kernel::{
 };
 
 use crate::{
+    gem::Buffer,
     hw,
     memory::DeviceMemory,
     mmu::{
@@ -90,14 +98,30 @@ impl PageSet {
     }
 
     /// Whether any page of the aligned group of `size` pages that `page` is in is in it.
+    ///
+    /// `size` is a power of two of at most 64.
     pub(crate) fn any_in_group(&self, page: usize, size: usize) -> bool {
         let start = page - page % size;
-        (start..start + size).any(|page| self.contains(page))
+        let group = u64::MAX >> (64 - size);
+
+        self.0
+            .get(start / 64)
+            .is_some_and(|word| word >> (start % 64) & group != 0)
     }
 
     /// The pages that are in it, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..BLOCK_PAGES).filter(|&page| self.contains(page))
+        self.0.iter().enumerate().flat_map(|(i, &word)| {
+            let mut rest = word;
+
+            iter::from_fn(move || {
+                let bit = rest.trailing_zeros() as usize;
+
+                // Takes out the lowest bit.
+                rest &= rest.checked_sub(1)?;
+                Some(i * 64 + bit)
+            })
+        })
     }
 
     /// The first run of consecutive pages.
@@ -144,6 +168,14 @@ impl Block {
             read: PageSet::default(),
             write: PageSet::default(),
         }
+    }
+
+    /// Adds all of `addresses`, which lie in the block, to what is wanted for reading.
+    pub(crate) fn want_all(&mut self, addresses: &Range<usize>) {
+        let page = |addr| (addr - self.start) / PAGE_SIZE;
+
+        self.read
+            .insert_run(page(addresses.start)..page(addresses.end));
     }
 
     /// Adds a fault at `addr`, which lies in the block.
@@ -324,6 +356,9 @@ impl Installer {
         if missing.is_empty() {
             return Ok(true);
         }
+        if self.map_buffers(vm, mm, block)? {
+            return Ok(false);
+        }
         let mut ask = |pages, access| self.make_present(memory, vm, mm, block, pages, access);
         failed.write.add(&ask(missing.write, Access::Write)?);
         failed.read.add(&ask(missing.read, Access::Read)?);
@@ -370,7 +405,9 @@ impl Installer {
             // under way, as the sequence is unchanged.
             entry.mark_dirty();
             match table.map(dev, block.start, first, &target, &mut self.reserve) {
-                Ok(mapped) if target.vram.is_none() => vm.stats.mapped_pages.add(mapped as u64),
+                Ok(mapped) if target.vram.is_none() => {
+                    vm.count(|stats| stats.mapped_pages.add(mapped as u64))
+                }
                 Ok(_) => (),
                 Err(MapError::Reserve) => return Err(Trouble::Reserve),
                 Err(MapError::Failed(e)) => {
@@ -383,6 +420,76 @@ impl Installer {
         let missing = missing(table, block);
         failed.add(&missing.filter(|page| unreachable.contains(page)));
         Ok(missing)
+    }
+
+    /// Maps what buffers of this device have in the block. True if it was not mapped before.
+    ///
+    /// Their areas have no pages that the core knows, so that their mappings follow from where the
+    /// areas are. Those change only after the notifier was called.
+    fn map_buffers(&mut self, vm: &Vm, mm: &MmWithUser, block: &Block) -> Result<bool, Trouble> {
+        let stable = vm.notifier.read_begin();
+        let mmap = mm.mmap_read_lock();
+        let mut table = stable.lock()?;
+        let mut mapped = 0;
+        let mut at = block.start;
+
+        while let Some(vma) = mmap.find_vma_intersection(at..block.range().end) {
+            let range = at.max(vma.start())..vma.end().min(block.range().end);
+
+            at = range.end;
+            if let Some((buffer, first)) = vm.buffer(vma) {
+                let first = first + (range.start - vma.start()) / PAGE_SIZE;
+
+                mapped += self.map_buffer(&mut table, vma, block, range, buffer, first)?;
+            }
+            if at == block.range().end {
+                break;
+            }
+        }
+        Ok(mapped > 0)
+    }
+
+    /// Maps `range`, a part of the block, to the pages of `buffer` from `first` on; returns how
+    /// many were not mapped before.
+    fn map_buffer(
+        &mut self,
+        table: &mut PageTable,
+        vma: &VmaRef,
+        block: &Block,
+        range: Range<usize>,
+        buffer: &Buffer,
+        first: usize,
+    ) -> Result<usize, Trouble> {
+        let is_writable = vma.flags() & flags::WRITE != 0;
+        let start = (range.start - block.start) / PAGE_SIZE;
+        let end = start + range.len() / PAGE_SIZE;
+        let mut page = start;
+        let mut mapped = 0;
+
+        if vma.flags() & flags::READ == 0 {
+            return Ok(0);
+        }
+        while page < end {
+            let Some((vram, pages)) = buffer.place(first + page - start) else {
+                break;
+            };
+            let pages = page..end.min(page + pages);
+
+            page = pages.end;
+            mapped += table
+                .map_vram(
+                    block.start,
+                    pages,
+                    (vram as u64) << 12,
+                    is_writable,
+                    &mut self.reserve,
+                )
+                .map_err(|e| match e {
+                    MapError::Reserve => Trouble::Reserve,
+                    MapError::Failed(e) => Trouble::Failed(e),
+                })?;
+        }
+        Ok(mapped)
     }
 
     /// Has the core fault `pages` in, none of which the device can access like that yet; returns
@@ -503,6 +610,24 @@ mod tests {
         assert!(set.any_in_group(16, 16));
         assert!(!set.any_in_group(32, 16));
         assert!(!set.any_in_group(15, 16));
+        assert!(set.any_in_group(63, 64) && !set.any_in_group(64, 64));
+        assert!(set.any_in_group(31, 1) && !set.any_in_group(30, 1));
+    }
+
+    #[test]
+    fn all_pages_come_in_order() {
+        let mut set = PageSet::default();
+        assert!(set.iter().next().is_none());
+        for page in [511, 0, 64, 63] {
+            set.insert(page);
+        }
+        assert!(set.iter().eq([0, 63, 64, 511]));
+        set.insert_run(0..BLOCK_PAGES);
+        assert!(set.iter().eq(0..BLOCK_PAGES));
+        assert!(set
+            .filter(|page| page % 64 == 7)
+            .iter()
+            .eq((7..BLOCK_PAGES).step_by(64)));
     }
 
     #[test]

@@ -54,7 +54,7 @@ use crate::{
 /// Faults that are drained together, and that are served together.
 const BATCH: usize = 256;
 /// Parts of VMAs that move at the same time, so that the copy engines always have work.
-const IN_FLIGHT: usize = 8;
+pub(super) const IN_FLIGHT: usize = 8;
 
 /// Handler of the fault interrupt.
 #[pin_data]
@@ -175,6 +175,7 @@ impl Vm {
             if pending.push_within_capacity(fault).is_err() {
                 break;
             }
+            self.memory.monitor.fault(&fault);
         }
         drop(pending);
         // If it is queued already, it has not looked yet.
@@ -228,7 +229,8 @@ impl Vm {
             if word & 1 << (fault.queue % 64) == 0 {
                 continue;
             }
-            self.stats.cancels.add(1);
+            self.count(|stats| stats.cancels.add(1));
+            self.memory.monitor.cancel(fault);
             self.notifier.control.cancel(fault)?;
         }
         Ok(())
@@ -236,15 +238,15 @@ impl Vm {
 }
 
 /// What it takes to serve the faults of an address space.
-struct Service {
+pub(super) struct Service {
     faults: KVec<hw::FaultEntry>,
-    blocks: KVec<Block>,
+    pub(super) blocks: KVec<Block>,
     buffers: KVec<migrate::Buffer>,
-    installer: Installer,
+    pub(super) installer: Installer,
 }
 
 impl Service {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let mut buffers = KVec::with_capacity(IN_FLIGHT, GFP_KERNEL_ACCOUNT)?;
 
         for _ in 0..IN_FLIGHT {
@@ -270,7 +272,7 @@ impl Service {
 
     /// Serves what was taken. Fails only when there is no device any more.
     fn serve(&mut self, vm: &Vm) -> Result {
-        vm.stats.faults.add(self.faults.len() as u64);
+        vm.count(|stats| stats.faults.add(self.faults.len() as u64));
         let Some(mm) = vm.mm() else {
             return vm.cancel_faults(&self.faults);
         };
@@ -280,7 +282,7 @@ impl Service {
             // Without memory now; the device faults again.
             return Ok(());
         }
-        vm.stats.blocks.add(self.blocks.len() as u64);
+        vm.count(|stats| stats.blocks.add(self.blocks.len() as u64));
         self.move_blocks(vm, &mm);
 
         let mut rest = &self.faults[..];
@@ -289,10 +291,17 @@ impl Service {
             let (own, others) = rest.split_at(n);
             rest = others;
 
-            match self
+            let installed = self
                 .installer
-                .install(vm.memory.dev(), &vm.memory, vm, &mm, block)
-            {
+                .install(vm.memory.dev(), &vm.memory, vm, &mm, block);
+
+            vm.memory.monitor.block(
+                vm.notifier.asid(),
+                block.start,
+                n,
+                installed.as_ref().map(|_| ()).map_err(|e| *e),
+            );
+            match installed {
                 Ok(failed) => {
                     for fault in own {
                         if failed.covers(page_of(fault), fault.access) {
@@ -310,7 +319,7 @@ impl Service {
     }
 
     /// Moves to the device what of the blocks can move. What fails to is mapped where it is.
-    fn move_blocks(&mut self, vm: &Vm, mm: &MmWithUser) {
+    pub(super) fn move_blocks(&mut self, vm: &Vm, mm: &MmWithUser) {
         let mmap = mm.mmap_read_lock();
         let mut parts = Parts::new(&self.blocks, &mmap);
 
@@ -387,7 +396,7 @@ impl<'a> Iterator for Parts<'a> {
 }
 
 /// Only anonymous memory moves; the rest is used where it is.
-fn may_move(vma: &VmaRef) -> bool {
+pub(super) fn may_move(vma: &VmaRef) -> bool {
     vma.is_anonymous() && !vma.is_hugetlb()
 }
 

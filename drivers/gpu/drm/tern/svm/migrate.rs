@@ -8,7 +8,10 @@ use core::{
 };
 
 use kernel::{
-    alloc::AllocError,
+    alloc::{
+        AllocError,
+        Flags, //
+    },
     device::{
         Bound,
         Device, //
@@ -33,6 +36,7 @@ use kernel::{
             Kind,
             Select,
             Setup,
+            Source,
             VmaRange, //
         },
         pagemap::{
@@ -67,7 +71,14 @@ use crate::{
         BLOCK_PAGES,
         BLOCK_SIZE, //
     },
-    stats::Stats,
+    monitor::{
+        Migration,
+        Where, //
+    },
+    stats::{
+        Sizes,
+        Stats, //
+    },
     svm::block::PageSet, //
 };
 
@@ -80,7 +91,7 @@ pub(crate) const AROUND: usize = 16;
 /// The mappings stay until the device is done with them.
 struct Copying<'a> {
     flight: InFlight,
-    bytes: u64,
+    migration: Migration,
     _mappings: KVec<Mapping<&'a Device<Bound>>>,
 }
 
@@ -94,20 +105,53 @@ impl<'a> Copying<'a> {
             add_copy(memory, &mut batch, &mut mappings, &copy)?;
         }
         Ok(Self {
-            bytes: batch.bytes(),
+            migration: describe(memory, collected, batch.bytes()),
             flight: memory.copies.start(batch),
             _mappings: mappings,
         })
     }
 
-    /// Waits until the data has arrived; returns the bytes that were copied.
+    /// Waits until the data has arrived; tells about the migration so far.
     ///
     /// The mappings end here, which is when data in a bounce buffer reaches its page. Where this
     /// fails, dropping what was collected puts everything back as it was.
-    fn wait(self, memory: &DeviceMemory) -> Result<u64> {
-        memory.copies.wait(self.flight)?;
-        Ok(self.bytes)
+    fn wait(self, memory: &DeviceMemory, stats: &Stats) -> (Migration, Result) {
+        let start = Instant::<Monotonic>::now();
+        let result = memory.copies.wait(self.flight);
+        let mut migration = self.migration;
+
+        migration.ns = stats.copy_ns.add_since(start);
+        if result.is_err() {
+            migration.bytes = 0;
+        }
+        (migration, result)
     }
+}
+
+/// What is known of a migration when its copies start.
+fn describe<K: Kind>(memory: &DeviceMemory, collected: &Collected<'_, K>, bytes: u64) -> Migration {
+    let offset = |source: Source<'_>| memory.offset_of(source.folio()?);
+
+    Migration {
+        range: match collected.addresses() {
+            Some(addresses) => Where::Addresses(addresses),
+            // Only blocks are evicted.
+            None => Where::Vram(collected.sources().find_map(offset).map_or(0..0, block_of)),
+        },
+        to_device: collected
+            .copies()
+            .any(|copy| memory.offset_of(copy.dst).is_some()),
+        sizes: Sizes::default(),
+        bytes,
+        ns: 0,
+    }
+}
+
+/// The block of device memory that page `offset` is in, in bytes.
+fn block_of(offset: usize) -> Range<usize> {
+    let start = (offset * PAGE_SIZE) & !(BLOCK_SIZE - 1);
+
+    start..start + BLOCK_SIZE
 }
 
 /// Adds one folio to `batch`. Exactly one of its sides is device memory.
@@ -238,21 +282,23 @@ fn finish<K: Kind>(
     count: impl Fn(Option<u32>, u64),
     stats: &Stats,
 ) -> Result {
-    let start = Instant::<Monotonic>::now();
-    let bytes = copying.wait(memory)?;
-    stats.copy_ns.add_since(start);
+    let (mut migration, result) = copying.wait(memory, stats);
 
-    let start = Instant::<Monotonic>::now();
-    let migrated = collected.pages();
-    for outcome in migrated.outcomes() {
-        if outcome.migrated {
-            count(Some(outcome.dst.order()), 0);
+    if result.is_ok() {
+        let start = Instant::<Monotonic>::now();
+        let migrated = collected.pages();
+        for outcome in migrated.outcomes() {
+            if outcome.migrated {
+                count(Some(outcome.dst.order()), 0);
+                migration.sizes.count(outcome.dst.order());
+            }
         }
+        migrated.finalize();
+        count(None, migration.bytes);
+        migration.ns += stats.install_ns.add_since(start);
     }
-    migrated.finalize();
-    count(None, bytes);
-    stats.install_ns.add_since(start);
-    Ok(())
+    memory.monitor.migration(&migration, result);
+    result
 }
 
 /// Sets the destination of `entry`: a huge page from `huge` if it is one, else single pages.
@@ -285,9 +331,8 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     let mut buf =
         migrate::Buffer::new(range.len() / PAGE_SIZE, GFP_KERNEL).map_err(|_| FaultError::Oom)?;
     let mut huge = matches!(fault.level(), Level::Pmd)
-        .then(|| Folio::alloc_for_vma(vma, range.start, PMD_ORDER, GFP_TRANSHUGE_LIGHT).ok())
-        .flatten()
-        .map(Folio::lock);
+        .then(|| alloc_system(vma, range.start, PMD_ORDER, GFP_TRANSHUGE_LIGHT).ok())
+        .flatten();
 
     stats.cpu_faults.add(1);
     let base = range.start;
@@ -296,10 +341,7 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
         .map_err(|_| FaultError::Sigbus)?;
     for mut entry in collected.entries() {
         let first = base + entry.index() * PAGE_SIZE;
-        let single = |page| {
-            let addr = first + page * PAGE_SIZE;
-            Folio::alloc_for_vma(vma, addr, 0, GFP_HIGHUSER_MOVABLE).map(Folio::lock)
-        };
+        let single = |page| alloc_system(vma, first + page * PAGE_SIZE, 0, GFP_HIGHUSER_MOVABLE);
 
         // The core collects holes, too; they stay holes.
         if !entry.is_hole() {
@@ -312,17 +354,69 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     })?;
     stats.collect_ns.add_since(start);
 
-    finish(
-        memory,
-        collected,
-        copying,
-        |order, bytes| match order {
-            Some(order) => stats.to_system.count(order),
-            None => stats.bytes_to_system.add(bytes),
-        },
-        &stats,
-    )
-    .map_err(|_| FaultError::Sigbus)
+    finish(memory, collected, copying, count_to_system(&stats), &stats)
+        .map_err(|_| FaultError::Sigbus)
+}
+
+/// Brings back what of `wanted` (pages of the block) is in device memory, a huge page whole.
+///
+/// `range` lies in `vma` and has all of it that is in one block of 2 MiB, so that no huge page is
+/// split. May sleep.
+///
+/// Errors: `ENOMEM`; any other one means that the device did not do it. Nothing has moved then.
+pub(crate) fn back_to_system(
+    memory: &DeviceMemory,
+    stats: &Stats,
+    mmap: &MmapReadGuard<'_>,
+    vma: &VmaRef,
+    range: Range<usize>,
+    wanted: &PageSet,
+    buf: &mut migrate::Buffer,
+) -> Result {
+    let start = Instant::<Monotonic>::now();
+    let first = range.start / PAGE_SIZE % BLOCK_PAGES;
+    let block = range.start & !(BLOCK_SIZE - 1);
+    let mut any = false;
+
+    let mut collected = Setup::new(mmap, vma, range, Select::DEVICE_PRIVATE | Select::COMPOUND)
+        .owner(memory.owner())
+        .collect(buf)?;
+    for mut entry in collected.entries() {
+        let pages = first + entry.index()..first + entry.index() + entry.nr_pages();
+        let addr = |page| block + (pages.start + page) * PAGE_SIZE;
+        let huge = || alloc_system(vma, addr(0), PMD_ORDER, GFP_TRANSHUGE_LIGHT).ok();
+        let single = |page| alloc_system(vma, addr(page), 0, GFP_HIGHUSER_MOVABLE);
+
+        // The core collects holes, too; they stay holes.
+        if !entry.is_hole() && pages.clone().any(|page| wanted.contains(page)) {
+            set_system(&mut entry, huge, single)?;
+            any = true;
+        }
+    }
+    if !any {
+        return Ok(());
+    }
+    let copying = Copying::start(memory, &collected)?;
+    stats.collect_ns.add_since(start);
+    finish(memory, collected, copying, count_to_system(stats), stats)
+}
+
+/// For [`finish`]: counts what comes back.
+fn count_to_system(stats: &Stats) -> impl Fn(Option<u32>, u64) + '_ {
+    |order, bytes| match order {
+        Some(order) => stats.to_system.count(order),
+        None => stats.bytes_to_system.add(bytes),
+    }
+}
+
+/// Allocates system memory for `addr` in `vma`, by its memory policy.
+fn alloc_system(
+    vma: &VmaRef,
+    addr: usize,
+    order: u32,
+    flags: Flags,
+) -> Result<LockedFolio, AllocError> {
+    Folio::alloc_for_vma(vma, addr, order, flags).map(Folio::lock)
 }
 
 /// What to bring back for a CPU fault.
@@ -354,13 +448,13 @@ pub(crate) fn evict(memory: &DeviceMemory) -> Result<usize> {
     let mut idle = 0;
 
     memory.vram.stop();
-    let mut left = memory.vram.used_pages();
+    let mut left = memory.vram.folio_pages();
     while left > 0 && idle < IDLE_ROUNDS && !memory.copies.is_lost() {
         for start in (0..memory.vram.pages()).step_by(BLOCK_PAGES) {
             // What fails is still there in the next round.
             let _ = evict_block(memory, start, &mut buf);
         }
-        let before = mem::replace(&mut left, memory.vram.used_pages());
+        let before = mem::replace(&mut left, memory.vram.folio_pages());
         if left < before {
             idle = 0;
         } else {

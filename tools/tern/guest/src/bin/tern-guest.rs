@@ -99,6 +99,9 @@ struct Options {
     /// clock ticks once (1 ns) for each instruction
     #[arg(long)]
     icount: bool,
+    /// Plugin for QEMU's translator, with its arguments behind commas; needs TCG
+    #[arg(long, value_name = "FILE[,NAME=VALUE...]")]
+    plugin: Option<String>,
     /// Time limit for the boot in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
     boot_timeout: u32,
@@ -227,6 +230,7 @@ impl Options {
             gpus: Vec::new(),
             append: self.append.clone(),
             gdb: self.gdb.clone(),
+            plugin: self.plugin.clone(),
         };
         machine.accel = match self.machine.accel.unwrap_or(Accelerator::Auto) {
             Accelerator::Kvm if self.icount => bail!("KVM cannot count instructions"),

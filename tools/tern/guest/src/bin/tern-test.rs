@@ -48,6 +48,9 @@ struct Cli {
     /// Run the suites that take long as well
     #[arg(long)]
     long: bool,
+    /// What runs in a guest may take so many times as long, because its kernel is slow
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    time_factor: u32,
     /// List the suites and run none
     #[arg(long)]
     list: bool,
@@ -135,6 +138,7 @@ fn runner(cli: &Cli) -> Result<Runner> {
         values,
         options: cli.options.clone(),
         no_series: cli.no_series,
+        time_factor: cli.time_factor,
     })
 }
 

@@ -19,6 +19,8 @@ __asm__(".text\n"
 	"j kernel_jump\n"
 	"j kernel_illegal\n"
 	"j kernel_stack\n"
+	"j kernel_work\n"
+	"j kernel_or\n"
 	".option pop\n");
 
 #define KERNEL(name) \
@@ -128,4 +130,24 @@ KERNEL(stack)
 			sum += words[word];
 		args->out[i] = sum;
 	}
+}
+
+KERNEL(work)
+{
+	unsigned long *sweeps = &args->out[1 + index];
+
+	while (!__atomic_load_n(args->out, __ATOMIC_ACQUIRE)) {
+		for (unsigned long i = index; i < args->count; i += threads)
+			args->p[i] += args->value;
+		__atomic_store_n(sweeps, *sweeps + 1, __ATOMIC_RELEASE);
+	}
+}
+
+KERNEL(or)
+{
+	unsigned long bits = 0;
+
+	for (unsigned long i = index; i < args->count; i += threads)
+		bits |= args->p[i];
+	__atomic_fetch_or(args->out, bits, __ATOMIC_RELAXED);
 }

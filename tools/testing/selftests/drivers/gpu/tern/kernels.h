@@ -34,6 +34,13 @@ enum kernel_id {
 	KERNEL_ILLEGAL,
 	/* out[i] = sum of numbers that were kept on the stack */
 	KERNEL_STACK,
+	/*
+	 * p[i] += value for all of p, again and again until *out is not 0; thread n counts in
+	 * out[1 + n] how often it has done all of its words
+	 */
+	KERNEL_WORK,
+	/* *out |= p[0] | p[1] | ... */
+	KERNEL_OR,
 };
 
 /* Bytes of a jump. */

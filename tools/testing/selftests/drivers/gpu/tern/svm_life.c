@@ -30,33 +30,6 @@ FIXTURE_TEARDOWN(life)
 /* A huge page and single pages. */
 static const int advices[] = { MADV_HUGEPAGE, MADV_NOHUGEPAGE };
 
-/* Each of parent and child has its own copy of what was on the device. */
-TEST_F_TIMEOUT(life, fork, 120)
-{
-	struct tern *t = &self->t;
-
-	for (int i = 0; i < 2; i++) {
-		unsigned long *p = tern_resident(t, HUGE_PAGE, advices[i]);
-		pid_t pid;
-
-		ASSERT_NE(NULL, p);
-		pid = fork();
-		ASSERT_LE(0, pid);
-		if (!pid) {
-			int bad = tern_check_pattern(p, HUGE_PAGE, 1) != -1;
-
-			memset(p, 0x55, HUGE_PAGE);
-			_exit(bad);
-		}
-		/* While the child reads and writes. */
-		EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
-		EXPECT_TRUE(tern_child_ok(pid));
-		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 2));
-		EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
-		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 3));
-	}
-}
-
 /* What fork() shares as a huge page comes back as single pages, to each process its own. */
 TEST_F_TIMEOUT(life, fork_without_huge_pages, 120)
 {
@@ -193,54 +166,6 @@ TEST_F(life, invalidations_while_running)
 	}
 }
 
-/* Memory on the device moves to another address, and its contents with it. */
-TEST_F(life, mremap)
-{
-	struct tern *t = &self->t;
-	/* Onto a huge page's alignment, and off it. */
-	const size_t shifts[] = { 0, PAGE };
-
-	for (int i = 0; i < 4; i++) {
-		unsigned long *p = tern_resident(t, HUGE_PAGE, advices[i % 2]);
-		char *target = tern_map(t, 2 * HUGE_PAGE, advices[i % 2]);
-		struct kernel_args args = { .p = p, .value = 1 };
-		unsigned long *q;
-
-		ASSERT_NE(NULL, p);
-		ASSERT_NE(NULL, target);
-		q = mremap(p, HUGE_PAGE, HUGE_PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
-			   target + shifts[i / 2]);
-		ASSERT_NE(MAP_FAILED, (void *)q);
-		/* The device finds it at the new address only. */
-		EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, q, HUGE_PAGE));
-		EXPECT_EQ(DRM_TERN_RESULT_FAULT, tern_run(t, KERNEL_STORE, args));
-		EXPECT_EQ((uintptr_t)p, t->queue.result.address);
-		EXPECT_EQ(-1, tern_check_pattern(q, HUGE_PAGE, 2));
-	}
-}
-
-/* Protection that changes while memory is on the device holds for the device too. */
-TEST_F_TIMEOUT(life, mprotect, 120)
-{
-	struct tern *t = &self->t;
-
-	for (int i = 0; i < 2; i++) {
-		unsigned long *p = tern_resident(t, HUGE_PAGE, advices[i]);
-		struct kernel_args args = { .p = p, .value = 7 };
-
-		ASSERT_NE(NULL, p);
-		ASSERT_EQ(0, mprotect(p, HUGE_PAGE, PROT_READ));
-		EXPECT_EQ(DRM_TERN_RESULT_FAULT, tern_run(t, KERNEL_STORE, args));
-		EXPECT_EQ(DRM_TERN_ACCESS_WRITE, t->queue.result.access);
-		ASSERT_EQ(0, mprotect(p, HUGE_PAGE, PROT_NONE));
-		EXPECT_EQ(DRM_TERN_RESULT_FAULT, tern_run(t, KERNEL_LOAD, args));
-		EXPECT_EQ(DRM_TERN_ACCESS_READ, t->queue.result.access);
-		ASSERT_EQ(0, mprotect(p, HUGE_PAGE, PROT_READ | PROT_WRITE));
-		EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
-		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 2));
-	}
-}
-
 /* Two queues work on two halves of the same pages. */
 TEST_F(life, two_queues_share_memory)
 {
@@ -325,6 +250,8 @@ TEST_F(life, queue_destroyed_in_flight)
 enum end {
 	END_EXIT,
 	END_CLOSE,
+	END_EXEC,
+	END_EXEC_OPEN,
 	END_SIGNAL,
 };
 
@@ -348,6 +275,16 @@ FIXTURE_VARIANT_ADD(end, close)
 	.end = END_CLOSE,
 };
 
+FIXTURE_VARIANT_ADD(end, exec)
+{
+	.end = END_EXEC,
+};
+
+FIXTURE_VARIANT_ADD(end, exec_open)
+{
+	.end = END_EXEC_OPEN,
+};
+
 FIXTURE_VARIANT_ADD(end, signal)
 {
 	.end = END_SIGNAL,
@@ -365,6 +302,28 @@ FIXTURE_SETUP(end)
 FIXTURE_TEARDOWN(end)
 {
 	ASSERT_EQ(0, tern_end(&self->t));
+}
+
+#define AFTER_EXEC "after-exec"
+
+/* Goes on as another program, with the file of the device if it is @open. */
+static void exec_self(struct tern *t, int open)
+{
+	char fd[16], vm[16];
+
+	if (open)
+		fcntl(t->fd, F_SETFD, 0);
+	snprintf(fd, sizeof(fd), "%d", t->fd);
+	snprintf(vm, sizeof(vm), "%u", t->vm);
+	execl("/proc/self/exe", "svm_life", AFTER_EXEC, fd, vm, NULL);
+}
+
+/* In that program: the file, if it is there, does not reach what memory it had. */
+static int after_exec(int fd, __u32 vm)
+{
+	struct drm_tern_queue_create create = { .vm = vm };
+
+	return tern_is_tern(fd) && tern_ioctl(fd, DRM_IOCTL_TERN_QUEUE_CREATE, &create) != -EPERM;
 }
 
 /* In a child: starts work that does not end by itself, and ends in its midst. */
@@ -388,6 +347,10 @@ static int child_main(enum end end)
 		close(t.fd);
 		/* The memory is the process's as before. */
 		return tern_check_pattern(args.p, 2 * HUGE_PAGE, 1) != -1;
+	case END_EXEC:
+	case END_EXEC_OPEN:
+		exec_self(&t, end == END_EXEC_OPEN);
+		break;
 	case END_SIGNAL:
 		raise(SIGKILL);
 	}
@@ -417,4 +380,9 @@ TEST_F(end, with_work_in_flight)
 	ASSERT_NE(NULL, tern_resident(t, HUGE_PAGE, MADV_HUGEPAGE));
 }
 
-TEST_HARNESS_MAIN
+int main(int argc, char **argv)
+{
+	if (argc == 4 && !strcmp(argv[1], AFTER_EXEC))
+		return after_exec(atoi(argv[2]), atoi(argv[3]));
+	return test_harness_run(argc, argv);
+}

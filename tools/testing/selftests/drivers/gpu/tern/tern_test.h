@@ -10,6 +10,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -341,25 +343,32 @@ static inline void *tern_map(struct tern *t, size_t bytes, int advice)
 	return madvise(p, bytes, advice) ? NULL : p;
 }
 
-/* KiB of huge pages in the VMA that has @addr; -1 if it cannot be told. */
-static inline long tern_anon_huge(const void *addr)
+/* A figure of /proc/self/smaps in KiB, such as "Swap", of the VMA that has @addr; -1 if none. */
+static inline long tern_smaps(const void *addr, const char *field)
 {
 	unsigned long start, end, target = (uintptr_t)addr;
 	FILE *smaps = fopen("/proc/self/smaps", "r");
+	size_t length = strlen(field);
 	char line[512];
-	long huge = -1;
+	long value = -1;
 	int inside = 0;
 
 	if (!smaps)
 		return -1;
-	while (huge < 0 && fgets(line, sizeof(line), smaps)) {
+	while (value < 0 && fgets(line, sizeof(line), smaps)) {
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
 			inside = start <= target && target < end;
-		else if (inside)
-			sscanf(line, "AnonHugePages: %ld", &huge);
+		else if (inside && !strncmp(line, field, length) && line[length] == ':')
+			sscanf(line + length + 1, "%ld", &value);
 	}
 	fclose(smaps);
-	return huge;
+	return value;
+}
+
+/* KiB of huge pages in the VMA that has @addr; -1 if it cannot be told. */
+static inline long tern_anon_huge(const void *addr)
+{
+	return tern_smaps(addr, "AnonHugePages");
 }
 
 /* Writes to a file of debugfs or procfs. */
@@ -450,6 +459,67 @@ static inline unsigned long *tern_resident(struct tern *t, size_t bytes, int adv
 		return NULL;
 	tern_write_pattern(p, bytes);
 	return tern_add_one(t, p, bytes) == DRM_TERN_RESULT_OK ? p : NULL;
+}
+
+static inline int tern_gem_create(const struct tern *t, size_t bytes, __u32 flags,
+				  struct drm_tern_gem_create *gem)
+{
+	*gem = (struct drm_tern_gem_create){ .size = bytes, .flags = flags };
+	return tern_ioctl(t->fd, DRM_IOCTL_TERN_GEM_CREATE, gem);
+}
+
+static inline int tern_gem_close(const struct tern *t, __u32 handle)
+{
+	struct drm_gem_close args = { .handle = handle };
+
+	return tern_ioctl(t->fd, DRM_IOCTL_GEM_CLOSE, &args);
+}
+
+/* Maps a buffer, in place of what is at @at if that is not NULL. */
+static inline void *tern_gem_map(const struct tern *t, void *at,
+				 const struct drm_tern_gem_create *gem, int protection)
+{
+	return mmap(at, gem->size, protection, MAP_SHARED | (at ? MAP_FIXED : 0), t->fd,
+		    gem->mmap_offset);
+}
+
+/*
+ * A buffer that only its mapping has, from @skip bytes after an alignment of 2 MiB. NULL on
+ * failure.
+ */
+static inline unsigned long *tern_buffer(struct tern *t, size_t bytes, __u32 flags, size_t skip)
+{
+	struct drm_tern_gem_create gem;
+	char *p = tern_map(t, bytes + skip, MADV_NORMAL);
+
+	if (!p || tern_gem_create(t, bytes, flags, &gem))
+		return NULL;
+	p = tern_gem_map(t, p + skip, &gem, PROT_READ | PROT_WRITE);
+	if (p == MAP_FAILED || tern_gem_close(t, gem.handle))
+		return NULL;
+	return (unsigned long *)p;
+}
+
+static sigjmp_buf tern_on_sigbus;
+
+static inline void tern_handle_sigbus(int signal)
+{
+	(void)signal;
+	siglongjmp(tern_on_sigbus, 1);
+}
+
+/* Whether a read of the CPU at @p gives SIGBUS. Not for several threads. */
+static inline int tern_gives_sigbus(const void *p)
+{
+	struct sigaction action = { .sa_handler = tern_handle_sigbus }, old;
+	int ret;
+
+	sigaction(SIGBUS, &action, &old);
+	ret = sigsetjmp(tern_on_sigbus, 1);
+	if (!ret)
+		__atomic_load_n((const char *)p, __ATOMIC_RELAXED);
+	sigaction(SIGBUS, &old, NULL);
+	return ret;
 }
 
 /* Whether a child of fork() ended with status 0. */

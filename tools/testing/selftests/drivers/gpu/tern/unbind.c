@@ -2,96 +2,110 @@
 /*
  * The driver is unbound while memory is on the device, and bound again. Needs root.
  */
-#include "kselftest_harness.h"
-#include "tern_test.h"
+#include "svm_ops.h"
+#include "tern_pci.h"
 
-#include <libgen.h>
-#include <limits.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
-
-#define DRIVER "/sys/bus/pci/drivers/tern/"
-
-/* The name on the PCI bus of the device behind an open node. */
-static int bus_name(int fd, char *name, size_t size)
+/* What the device did last is known of no thread. */
+static void unbind(struct __test_metadata *_metadata, struct _test_data_ops *self,
+		   const struct _fixture_variant_ops *variant, const char *name)
 {
-	char path[64], target[PATH_MAX];
-	struct stat st;
-	ssize_t len;
-
-	if (fstat(fd, &st))
-		return -errno;
-	snprintf(path, sizeof(path), "/sys/dev/char/%u:%u/device", major(st.st_rdev),
-		 minor(st.st_rdev));
-	len = readlink(path, target, sizeof(target) - 1);
-	if (len < 0)
-		return -errno;
-	target[len] = 0;
-	snprintf(name, size, "%s", basename(target));
-	return 0;
+	ASSERT_EQ(0, tern_driver("unbind", name));
+	self->interrupted = variant->in_use;
 }
 
-static int write_driver(const char *file, const char *name)
+/* Has the driver take the device again, and goes on with a new file. */
+static void bind_again(struct __test_metadata *_metadata, struct _test_data_ops *self,
+		       const char *name)
 {
-	char path[64];
-
-	snprintf(path, sizeof(path), DRIVER "%s", file);
-	return tern_put(path, name);
-}
-
-/*
- * All memory comes back with its contents, as huge pages if @whole and else as single ones,
- * the old file is dead, and a new one works.
- */
-static void there_and_back(struct __test_metadata *_metadata, bool whole)
-{
-	unsigned long *huge, *small, *again;
 	struct drm_tern_device_query info;
-	struct tern old, new;
-	struct kernel_args args;
-	char name[64];
-	int ret = tern_begin(&old);
+	struct tern old = self->t;
 
-	if (ret == -ENODEV)
-		SKIP(return, "no Tern device in /dev/dri");
-	ASSERT_EQ(0, ret);
-	ASSERT_EQ(0, bus_name(old.fd, name, sizeof(name)));
-	huge = tern_resident(&old, 2 * HUGE_PAGE, MADV_HUGEPAGE);
-	small = tern_resident(&old, HUGE_PAGE, MADV_NOHUGEPAGE);
-	ASSERT_NE(NULL, huge);
-	ASSERT_NE(NULL, small);
-	if (!whole && tern_refuse_huge_pages())
-		SKIP(return, "the kernel has no fail_page_alloc");
-
-	ret = write_driver("unbind", name);
-	if (ret == -EACCES || ret == -EPERM)
-		SKIP(return, "needs root");
-	ASSERT_EQ(0, ret);
-	EXPECT_EQ(whole ? 2 * HUGE_PAGE / 1024 : 0, tern_anon_huge(huge));
-	EXPECT_EQ(-1, tern_check_pattern(huge, 2 * HUGE_PAGE, 1));
-	EXPECT_EQ(-1, tern_check_pattern(small, HUGE_PAGE, 1));
 	EXPECT_EQ(-ENODEV, tern_query(old.fd, &info));
-	args = (struct kernel_args){ .p = huge, .count = 1, .value = 1 };
-	EXPECT_EQ(-ENODEV, tern_run(&old, KERNEL_ADD, args));
+	EXPECT_EQ(-ENODEV, ops_try(self, KERNEL_NULL, NULL));
+	tern_queue_free(&old, &old.queue);
+	tern_queue_free(&old, &self->users);
 	close(old.fd);
 
-	ASSERT_EQ(0, write_driver("bind", name));
-	ASSERT_EQ(0, tern_begin(&new));
-	EXPECT_EQ(new.info.vram_size, new.info.vram_free);
-	again = tern_resident(&new, HUGE_PAGE, MADV_HUGEPAGE);
-	ASSERT_NE(NULL, again);
-	EXPECT_EQ(-1, tern_check_pattern(again, HUGE_PAGE, 1));
-	EXPECT_EQ(0, tern_end(&new));
+	ASSERT_EQ(0, tern_driver("bind", name));
+	ASSERT_EQ(0, tern_begin(&self->t));
+	EXPECT_EQ(self->t.info.vram_size, self->t.info.vram_free);
+	/* The memory is that of before. */
+	memcpy(self->t.ranges, old.ranges, sizeof(old.ranges));
+	self->t.nr_ranges = old.nr_ranges;
 }
 
-TEST(unbind_and_bind)
+/* All memory comes back with its contents, as huge pages if it was, and then the driver goes. */
+TEST_F_TIMEOUT(ops, unbind_and_bind, 120)
 {
-	there_and_back(_metadata, true);
+	char name[64];
+
+	if (geteuid())
+		SKIP(return, "needs root");
+	ASSERT_EQ(0, tern_bus_name(self->t.fd, name, sizeof(name)));
+	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
+	unbind(_metadata, self, variant, name);
+	EXPECT_EQ(variant->advice == MADV_HUGEPAGE ? HUGE_PAGE >> 10 : 0, tern_anon_huge(self->p));
+	EXPECT_EQ(-1, ops_check(self, self->p, 0, OPS_BYTES, 0));
+	bind_again(_metadata, self, name);
+	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }
 
-TEST(unbind_without_huge_pages)
+/* Without a huge page for what was one, it comes back page by page. */
+TEST_F_TIMEOUT(ops, unbind_without_huge_pages, 120)
 {
-	there_and_back(_metadata, false);
+	char name[64];
+
+	if (geteuid())
+		SKIP(return, "needs root");
+	ASSERT_EQ(0, tern_bus_name(self->t.fd, name, sizeof(name)));
+	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
+	if (tern_refuse_huge_pages())
+		SKIP(return, "the kernel has no fail_page_alloc");
+	unbind(_metadata, self, variant, name);
+	EXPECT_EQ(0, tern_anon_huge(self->p));
+	EXPECT_EQ(-1, ops_check(self, self->p, 0, OPS_BYTES, 0));
+	bind_again(_metadata, self, name);
+	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
+}
+
+/* So does what is mapped in part, elsewhere, read-only, locked, and by a child. */
+TEST_F_TIMEOUT(ops, unbind_what_was_rearranged, 120)
+{
+	char *target = tern_map(&self->t, OPS_BYTES, variant->advice), c;
+	char *to = target + 7 * PAGE;
+	char name[64];
+	int go[2];
+	pid_t pid;
+
+	if (geteuid())
+		SKIP(return, "needs root");
+	ASSERT_NE(NULL, target);
+	ASSERT_EQ(0, tern_bus_name(self->t.fd, name, sizeof(name)));
+	ASSERT_EQ(0, pipe(go));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		close(go[1]);
+		_exit(read(go[0], &c, 1) != 1 || ops_check(self, self->p, 0, OPS_BYTES, 0) != -1);
+	}
+	close(go[0]);
+	ASSERT_EQ(0, mlock2(ops_page(self, 540), 20 * PAGE, MLOCK_ONFAULT));
+	ASSERT_EQ(0, mprotect(ops_page(self, 20), 10 * PAGE, PROT_READ));
+	ASSERT_EQ(0, munmap(self->p, 5 * PAGE));
+	ASSERT_EQ(to, mremap(ops_page(self, 100), 16 * PAGE, 16 * PAGE,
+			     MREMAP_MAYMOVE | MREMAP_FIXED, to));
+	ASSERT_EQ(0, ops_use(self, variant, 500, OPS_PAGES - 500));
+
+	unbind(_metadata, self, variant, name);
+	EXPECT_EQ(1, write(go[1], "", 1));
+	close(go[1]);
+	EXPECT_EQ(-1, ops_check(self, (void *)to, 100, 16 * PAGE, 0));
+	bind_again(_metadata, self, name);
+	EXPECT_TRUE(tern_child_ok(pid));
+	ASSERT_EQ(0, mprotect(ops_page(self, 20), 10 * PAGE, PROT_READ | PROT_WRITE));
+	EXPECT_TRUE(ops_holds(self, to, 100, 16));
+	EXPECT_TRUE(ops_holds(self, ops_page(self, 5), 5, 95));
+	EXPECT_TRUE(ops_holds(self, ops_page(self, 116), 116, OPS_PAGES - 116));
 }
 
 TEST_HARNESS_MAIN

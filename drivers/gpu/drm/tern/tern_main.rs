@@ -7,6 +7,7 @@
 mod compute;
 mod control;
 mod copy;
+mod debugfs;
 mod driver;
 mod file;
 mod gem;
@@ -20,10 +21,12 @@ mod hw;
 mod irq;
 mod memory;
 mod mmu;
+mod monitor;
 mod regs;
 mod ring;
 mod stats;
 mod svm;
+mod trace;
 mod vram;
 
 kernel::module_pci_driver! {
