@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::Args;
 use tern_guest::options::Options;
 
+use crate::includes;
 use crate::kernel::{self, Built, Kernel};
 use crate::places::Places;
 use crate::selftests;
@@ -27,15 +28,24 @@ pub struct Machine {
     /// Further argument of the virtual GPU, as --vgpu-arg=--lanes=8; can be repeated
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     vgpu_arg: Vec<String>,
+    /// Further words on the kernel's command line, as --append=numa=fake=2; can be repeated
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    append: Vec<String>,
 }
 
 impl Machine {
+    /// Whether the size of the virtual GPU's memory was given.
+    pub fn says_vram(&self) -> bool {
+        self.options.vram.is_some()
+    }
+
     /// Adds the options for `tern-guest`.
     fn add_to(&self, command: &mut Command) {
         self.options.add_to(command);
         let gdb = self.gdb.iter().map(|address| format!("--gdb={address}"));
         let vgpu = self.vgpu_arg.iter().map(|arg| format!("--vgpu-arg={arg}"));
-        command.args(gdb.chain(vgpu));
+        let append = self.append.iter().map(|words| format!("--append={words}"));
+        command.args(gdb.chain(vgpu).chain(append));
     }
 }
 
@@ -50,7 +60,7 @@ fn search_path(places: &Places) -> OsString {
 }
 
 /// `tern-guest` with the kernel, the machine and the caller's directory.
-fn guest(places: &Places, built: &Built, machine: &Machine, how: &str) -> Command {
+pub fn guest(places: &Places, built: &Built, machine: &Machine, how: &str) -> Command {
     let mut command = own(places, "tern-guest");
     command
         .arg(how)
@@ -103,34 +113,25 @@ pub fn run(
     command
         .args(["--", "tern-run"])
         .args(args)
-        .args(words_of(&built, args));
+        .args(inputs(places, &built, args)?);
     hand_over(command)
 }
 
-/// The figures: the workloads with huge pages, then without.
-pub fn bench(
-    places: &Places,
-    kernel: Kernel,
-    machine: &Machine,
-    args: &[String],
-) -> Result<ExitCode> {
-    let (built, _in_use) = kernel::ready(places, kernel)?;
-    let mut command = guest(places, &built, machine, "run");
-    command
-        .args(["--", "/bin/sh", "-c"])
-        .arg("tern-run --thp always \"$@\" && tern-run --thp never \"$@\"")
-        .arg("bench")
-        .args(args)
-        .args(words_of(&built, args));
-    hand_over(command)
-}
-
-/// Has the words of the kernel's own source counted, unless `args` name other files.
-fn words_of(built: &Built, args: &[String]) -> Vec<OsString> {
-    if args.iter().any(|arg| arg.starts_with("--files")) {
-        return Vec::new();
+/// Gives the workloads the kernel's own source: words to count, and the graph of its headers to
+/// search in, unless `args` name others.
+fn inputs(places: &Places, built: &Built, args: &[String]) -> Result<Vec<OsString>> {
+    let has = |option| args.iter().any(|arg| arg.starts_with(option));
+    let mut inputs: Vec<OsString> = Vec::new();
+    if !has("--files") {
+        inputs.extend(["--files".into(), built.tree.join("mm").into()]);
     }
-    vec!["--files".into(), built.tree.join("mm").into()]
+    if !has("--graph") {
+        inputs.extend([
+            "--graph".into(),
+            includes::ready(places, &built.tree)?.into(),
+        ]);
+    }
+    Ok(inputs)
 }
 
 /// The tests.
@@ -146,6 +147,7 @@ pub fn test(
         let mut command = own(places, "tern-test");
         options.add_to(&mut command);
         command.args(long.then_some("--long"));
+        command.arg(format!("--time-factor={}", kernel.time_factor()));
         command.args(only.map(|only| format!("--only={only}")));
         command.args(args);
         command
@@ -159,6 +161,7 @@ pub fn test(
     }
 
     let (built, selftests, _in_use) = selftests::ready(places, kernel)?;
+    let graph = includes::ready(places, &built.tree)?;
     let mut command = tester();
     command
         .env("TERN_KERNEL", &built.image)
@@ -166,7 +169,11 @@ pub fn test(
         .arg("--tern")
         .arg(&places.top)
         .arg("--set")
-        .arg(format!("tests={}", selftests.display()));
+        .arg(format!("tests={}", selftests.display()))
+        .arg("--set")
+        .arg(format!("graph={}", graph.display()))
+        .arg("--set")
+        .arg(format!("objects={}", built.objects.display()));
     if !kernel.has_series() {
         command.arg("--no-series");
     }

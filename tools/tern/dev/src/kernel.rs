@@ -50,6 +50,14 @@ impl Kernel {
         !matches!(self, Self::Base | Self::BaseDebug)
     }
 
+    /// How many times as long as on the others tests take on it, at most.
+    pub fn time_factor(self) -> u32 {
+        match self {
+            Self::Debug | Self::BaseDebug => 8,
+            Self::Tern | Self::Base | Self::Release => 1,
+        }
+    }
+
     /// Files of its configuration, in order.
     pub fn fragments(self) -> &'static [&'static str] {
         match self {

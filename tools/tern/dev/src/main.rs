@@ -6,8 +6,10 @@
 //! hands over to the tool that does the step: `tern-series` for the series,
 //! `tern-guest` and `tern-test` for what runs in the virtual machine.
 
+mod bench;
 mod config;
 mod guest;
+mod includes;
 mod kernel;
 mod lock;
 mod places;
@@ -101,13 +103,11 @@ enum Command {
         #[arg(required = true, trailing_var_arg = true)]
         command: Vec<String>,
     },
-    /// Runs the workloads with and without huge pages, on a kernel without checks
+    /// Measures what it costs to move memory, beside the kernel's own test device, on a kernel
+    /// without checks; prints a table and writes build/bench.json
     Bench {
         #[command(flatten)]
         machine: Machine,
-        /// Arguments of tern-run
-        #[arg(last = true)]
-        args: Vec<String>,
     },
     /// Makes the kernel tree of the series in build/tree
     Tree {
@@ -172,9 +172,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Shell { machine } => guest::shell(places, kernel, &machine),
         Command::Guest { machine, command } => guest::command(places, kernel, &machine, &command),
-        Command::Bench { machine, args } => {
+        Command::Bench { machine } => {
             let kernel = cli.kernel.unwrap_or(Kernel::Release);
-            guest::bench(places, kernel, &machine, &args)
+            bench::bench(places, kernel, &machine)
         }
         Command::Tree { force } => series::tree(places, force),
         Command::Refresh => series::refresh(places),

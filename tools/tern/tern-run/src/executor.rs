@@ -7,7 +7,7 @@ use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tern::{Device, LaunchOptions, Module, Queue, Stats, Vm};
+use tern::{Device, LaunchOptions, Location, Module, Queue, Stats, Vm};
 
 use crate::kernels::Kernel;
 
@@ -32,6 +32,13 @@ pub trait Executor {
     /// `args` must be what the kernel takes, and all that it points to valid for the kernel's
     /// accesses and used by nobody else until this returns.
     unsafe fn run(&self, kernel: &Kernel, args: *mut c_void, steps: u64) -> Result<()>;
+
+    /// Moves memory before it is used.
+    ///
+    /// # Errors
+    ///
+    /// Where the driver cannot do it.
+    fn prefetch(&self, memory: *const [u8], to: Location) -> Result<()>;
 
     /// What was run so far.
     fn usage(&self) -> Usage;
@@ -100,6 +107,10 @@ impl Executor for Gpu {
         Ok(())
     }
 
+    fn prefetch(&self, memory: *const [u8], to: Location) -> Result<()> {
+        Ok(self.vm.prefetch(memory, to)?)
+    }
+
     fn usage(&self) -> Usage {
         self.usage.get()
     }
@@ -154,6 +165,17 @@ pub mod tests {
         /// Called with the arguments after the kernel.
         pub mistake: Option<fn(*mut c_void)>,
         pub usage: Cell<Usage>,
+        /// Bytes that were moved before their use, to the device and to the system.
+        pub prefetched: Cell<[usize; 2]>,
+    }
+
+    impl Cpu {
+        pub fn new(threads: u64) -> Self {
+            Self {
+                threads,
+                ..Default::default()
+            }
+        }
     }
 
     impl Executor for Cpu {
@@ -169,6 +191,13 @@ pub mod tests {
             let mut usage = self.usage.get();
             usage.launches += 1;
             self.usage.set(usage);
+            Ok(())
+        }
+
+        fn prefetch(&self, memory: *const [u8], to: Location) -> Result<()> {
+            let mut prefetched = self.prefetched.get();
+            prefetched[usize::from(to == Location::System)] += memory.len();
+            self.prefetched.set(prefetched);
             Ok(())
         }
 

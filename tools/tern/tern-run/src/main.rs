@@ -11,11 +11,12 @@ mod memory;
 mod report;
 mod workload;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use clap::{Parser, ValueEnum};
 use tern::Device;
 
@@ -33,7 +34,8 @@ struct Arguments {
     /// What to run.
     #[arg(value_enum, default_value_t = Choice::All)]
     workload: Choice,
-    /// Memory that a workload works on, up to half of the machine's; units K, M and G.
+    /// Memory that a workload works on, up to half of the machine's; units K, M and G. Those that
+    /// jump about in memory, and each of the four processes, have a quarter of it.
     #[arg(long, default_value = "64M", value_parser = format::parse_size)]
     size: u64,
     /// Rows and columns of gemm's three matrices of floats, up to half of the machine's memory.
@@ -42,6 +44,10 @@ struct Arguments {
     /// Turns of ping-pong between the device and the CPU.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Graph to search in: a line for each node, with its name and the numbers of its neighbours,
+    /// which are lines from 0; without it, one of --size that looks random.
+    #[arg(long, value_name = "FILE")]
+    graph: Option<PathBuf>,
     /// Huge pages: ask for them, forbid them, or leave it to the system.
     #[arg(long, value_enum, default_value_t = Thp::Always)]
     thp: Thp,
@@ -49,6 +55,9 @@ struct Arguments {
     /// this program.
     #[arg(long, num_args = 1.., value_name = "PATH")]
     files: Vec<PathBuf>,
+    /// Move the arrays of triad and ping-pong before they are used, in place of doing so by faults.
+    #[arg(long)]
+    prefetch: bool,
     /// Print JSON in place of the table.
     #[arg(long)]
     json: bool,
@@ -56,6 +65,12 @@ struct Arguments {
     /// Tern device.
     #[arg(long, value_name = "PATH")]
     device: Option<PathBuf>,
+    /// What the contents of ping-pong's memory depend on.
+    #[arg(long, hide = true, default_value_t = 0)]
+    seed: u64,
+    /// Say "ready", and begin when a line comes in.
+    #[arg(long, hide = true)]
+    together: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -68,6 +83,16 @@ enum Choice {
     Wordcount,
     /// CPU and device add to one buffer by turns.
     Pingpong,
+    /// Breadth-first search in a graph.
+    Bfs,
+    /// Radix sort of records.
+    Radix,
+    /// Linked lists of nodes that malloc gave one by one.
+    List,
+    /// Lookups in a hash map of entries that malloc gave one by one.
+    Hashmap,
+    /// Four processes that play ping-pong at once.
+    Processes,
     /// All of these.
     All,
 }
@@ -79,6 +104,11 @@ impl Choice {
             Self::Gemm => name == "gemm",
             Self::Wordcount => name == "wordcount",
             Self::Pingpong => name == "pingpong",
+            Self::Bfs => name == "bfs",
+            Self::Radix => name == "radix",
+            Self::List => name == "list",
+            Self::Hashmap => name == "hashmap",
+            Self::Processes => name == "processes",
             Self::All => true,
         }
     }
@@ -95,6 +125,8 @@ impl Arguments {
             n,
             rounds,
             thp,
+            prefetch,
+            seed,
             ..
         } = *self;
         Ok(workload::Options {
@@ -102,7 +134,11 @@ impl Arguments {
             n,
             rounds,
             files,
+            graph: self.graph.clone(),
             thp,
+            prefetch,
+            device: self.device.clone(),
+            seed,
         })
     }
 }
@@ -124,6 +160,9 @@ fn run(arguments: &Arguments) -> Result<Report> {
         Some(path) => Device::open_path(path),
         None => Device::open(),
     }?;
+    if arguments.together {
+        wait_for_others()?;
+    }
     let workloads = workload::ALL
         .iter()
         .filter(|(name, _)| arguments.workload.has(name))
@@ -137,6 +176,16 @@ fn run(arguments: &Arguments) -> Result<Report> {
     })
 }
 
+/// Says that this process is ready, and waits for the line that lets all begin.
+fn wait_for_others() -> Result<()> {
+    println!("{}", workload::READY);
+    std::io::stdout().flush()?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    ensure!(!line.is_empty(), "nobody lets this process begin");
+    Ok(())
+}
+
 /// Runs a workload in an address space of its own, so that what is counted is its alone.
 fn run_one(
     device: &Device,
@@ -145,7 +194,7 @@ fn run_one(
     options: &workload::Options,
 ) -> Workload {
     let mut workload = Workload {
-        name,
+        name: name.into(),
         ..Default::default()
     };
     if let Err(error) = fill(&mut workload, device, function, options) {
@@ -174,6 +223,9 @@ fn fill(
     workload.bytes = done.bytes;
     workload.note = done.note;
     workload.result = Outcome::Equal;
+    for (part, index) in done.parts.iter().zip(1..) {
+        workload.add(index, part);
+    }
     Ok(())
 }
 

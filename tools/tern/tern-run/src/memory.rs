@@ -39,8 +39,29 @@ unsafe impl Plain for u64 {}
 unsafe impl Plain for f32 {}
 // SAFETY: as above.
 unsafe impl Plain for f64 {}
+// SAFETY: as above.
+unsafe impl Plain for u32 {}
+// SAFETY: a pointer that nobody follows may be anything.
+unsafe impl<T> Plain for *mut T {}
 // SAFETY: two u32 in a row.
 unsafe impl Plain for crate::kernels::Count {}
+// SAFETY: pointers and u64 in a row.
+unsafe impl Plain for crate::kernels::Node {}
+// SAFETY: as above.
+unsafe impl Plain for crate::kernels::List {}
+// SAFETY: as above.
+unsafe impl Plain for crate::kernels::Entry {}
+
+impl Thp {
+    /// As it is written on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Never => "never",
+            Self::Default => "default",
+        }
+    }
+}
 
 /// A zeroed array from the C library's allocator, which the device may access.
 ///
@@ -74,9 +95,9 @@ impl<T: Plain> Buffer<T> {
 
     /// Applies `thp` to the whole pages of the buffer.
     fn advise(&self, thp: Thp) -> Result<()> {
-        let (advice, name) = match thp {
-            Thp::Always => (libc::MADV_HUGEPAGE, "always"),
-            Thp::Never => (libc::MADV_NOHUGEPAGE, "never"),
+        let advice = match thp {
+            Thp::Always => libc::MADV_HUGEPAGE,
+            Thp::Never => libc::MADV_NOHUGEPAGE,
             Thp::Default => return Ok(()),
         };
         let page = page_size();
@@ -90,10 +111,17 @@ impl<T: Plain> Buffer<T> {
         let status = unsafe { libc::madvise(start as *mut _, length, advice) };
         if status != 0 {
             return Err(io::Error::last_os_error()).with_context(|| {
+                let name = thp.name();
                 format!("the kernel refuses --thp {name}; was it built without huge pages?")
             });
         }
         Ok(())
+    }
+
+    /// Where it is.
+    pub fn bytes(&self) -> *const [u8] {
+        let size = self.count * size_of::<T>();
+        std::ptr::slice_from_raw_parts(self.start.as_ptr().cast(), size)
     }
 
     /// For the device or the CPU's kernel to write to.
@@ -123,6 +151,78 @@ impl<T: Plain> Drop for Buffer<T> {
     fn drop(&mut self) {
         // SAFETY: it came from calloc and is freed once.
         unsafe { libc::free(self.start.as_ptr().cast()) };
+    }
+}
+
+/// Objects that the C library's malloc gave one by one, which the device may access.
+pub struct Objects<T: Plain> {
+    pointers: Vec<*mut T>,
+}
+
+impl<T: Plain> Objects<T> {
+    /// Allocates one object for each value.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no memory.
+    pub fn new(values: impl Iterator<Item = T>) -> Result<Self> {
+        let mut objects = Self {
+            pointers: Vec::with_capacity(values.size_hint().0),
+        };
+        for value in values {
+            // SAFETY: malloc has no preconditions.
+            let object = unsafe { libc::malloc(size_of::<T>()) }.cast::<T>();
+            if object.is_null() {
+                bail!("malloc has no more memory; use a smaller --size");
+            }
+            // SAFETY: malloc's memory is large enough for a T, and aligned for any plain type.
+            unsafe { object.write(value) };
+            objects.pointers.push(object);
+        }
+        Ok(objects)
+    }
+
+    /// Where they are, in the order of their values.
+    pub fn pointers(&self) -> &[*mut T] {
+        &self.pointers
+    }
+
+    /// The object of one value.
+    pub fn get(&self, index: usize) -> &T {
+        // SAFETY: it is an object of ours, all bit patterns are valid, and who writes to it does so
+        // through `&mut self`, or while `&self` is not in use.
+        unsafe { &*self.pointers[index] }
+    }
+
+    /// The object of one value, to change it.
+    pub fn get_mut(&mut self, index: usize) -> &mut T {
+        // SAFETY: it is an object of ours, and `&mut self` makes this the only reference.
+        unsafe { &mut *self.pointers[index] }
+    }
+}
+
+impl<T: Plain> Drop for Objects<T> {
+    fn drop(&mut self) {
+        for &object in &self.pointers {
+            // SAFETY: it came from malloc and is freed once.
+            unsafe { libc::free(object.cast()) };
+        }
+    }
+}
+
+/// All numbers below `count`, each once, those that follow each other far apart: by steps of the
+/// golden section.
+pub fn scattered(count: usize) -> impl Iterator<Item = usize> + Clone {
+    let step = (count as f64 * 0.618) as usize;
+    let step = (step..).find(|&step| coprime(step, count)).unwrap_or(1);
+    let next = move |&position: &usize| Some((position + step) % count);
+    std::iter::successors(Some(0), next).take(count)
+}
+
+fn coprime(a: usize, b: usize) -> bool {
+    match b {
+        0 => a == 1,
+        _ => coprime(b, a % b),
     }
 }
 
@@ -204,6 +304,29 @@ mod tests {
             assert_eq!(buffer.last(), Some(&7));
         }
         assert!(Buffer::<u64>::new(0, Thp::Always).unwrap().is_empty());
+    }
+
+    #[test]
+    fn objects_hold_their_values() {
+        let mut objects = Objects::new(0..1000u64).unwrap();
+        objects.get_mut(7).clone_from(&70);
+        assert_eq!((*objects.get(6), *objects.get(7)), (6, 70));
+        let mut pointers = objects.pointers().to_vec();
+        pointers.sort_unstable();
+        pointers.dedup();
+        assert_eq!(pointers.len(), 1000);
+    }
+
+    #[test]
+    fn scattered_numbers_are_all_numbers() {
+        for count in [1, 2, 3, 10, 1000, 4096, 9973] {
+            let mut numbers: Vec<_> = scattered(count).collect();
+            let apart = |pair: &[usize]| pair[0].abs_diff(pair[1]) > count / 4;
+            assert!(count < 10 || numbers.windows(2).all(apart), "{count}");
+            numbers.sort_unstable();
+            assert_eq!(numbers, (0..count).collect::<Vec<_>>());
+        }
+        assert_eq!(scattered(0).count(), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tern::{DeviceInfo, Stats};
 
 use crate::executor::Usage;
@@ -45,9 +45,9 @@ impl DeviceReport {
 }
 
 /// One workload. Times are in nanoseconds.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Workload {
-    pub name: &'static str,
+    pub name: String,
     /// Bytes that the device worked on.
     pub bytes: u64,
     pub note: String,
@@ -73,7 +73,7 @@ pub struct Workload {
 }
 
 /// Pages moved in one direction, by size.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
     /// Of 2 MiB, whole.
     pub huge: u64,
@@ -85,7 +85,7 @@ pub struct Moved {
 }
 
 /// How a workload ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Every byte is equal to the CPU's own result.
@@ -124,6 +124,52 @@ impl Workload {
         self.copy_ns = stats.copy_ns;
         self.install_ns = stats.install_ns;
     }
+
+    /// Adds what a process did that was its part number `index`, at the same time as the others:
+    /// the device's time is that of the slowest, and all else is the sum.
+    pub fn add(&mut self, index: usize, part: &Self) {
+        self.device_ns = self.device_ns.max(part.device_ns);
+        self.launches += part.launches;
+        self.instructions += part.instructions;
+        self.faults += part.faults;
+        self.blocks += part.blocks;
+        self.cancels += part.cancels;
+        self.cpu_faults += part.cpu_faults;
+        self.to_device.add(&part.to_device);
+        self.to_system.add(&part.to_system);
+        self.mapped_pages += part.mapped_pages;
+        self.collect_ns += part.collect_ns;
+        self.copy_ns += part.copy_ns;
+        self.install_ns += part.install_ns;
+        self.result = self.result.worse(part.result);
+        if let Some(error) = &part.error {
+            let before = self
+                .error
+                .take()
+                .map_or(String::new(), |error| error + "; ");
+            self.error = Some(format!("{before}process {index}: {error}"));
+        }
+    }
+}
+
+impl Moved {
+    fn add(&mut self, other: &Self) {
+        self.huge += other.huge;
+        self.mid += other.mid;
+        self.small += other.small;
+        self.bytes += other.bytes;
+    }
+}
+
+impl Outcome {
+    /// A result that differs is worse than none.
+    fn worse(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Mismatch, _) | (_, Self::Mismatch) => Self::Mismatch,
+            (Self::Failed, _) | (_, Self::Failed) => Self::Failed,
+            (Self::Equal, Self::Equal) => Self::Equal,
+        }
+    }
 }
 
 /// Nanoseconds as an integer; the largest stands for all longer ones.
@@ -135,7 +181,7 @@ pub fn nanoseconds(time: Duration) -> u64 {
 type Row = (&'static str, fn(&Workload) -> String);
 
 const ROWS: &[Row] = &[
-    ("", |w| w.name.into()),
+    ("", |w| w.name.clone()),
     ("memory", |w| format::bytes(w.bytes)),
     ("time, whole", |w| time(w.total_ns)),
     ("time, device", |w| time(w.device_ns)),
@@ -181,7 +227,7 @@ impl Report {
         }
     }
 
-    /// One column for each workload.
+    /// One column for each workload, as many side by side as fit into [`COLUMNS`].
     pub fn table(&self) -> String {
         let device = &self.device;
         let mut out = format!(
@@ -193,13 +239,17 @@ impl Report {
             device.resident_threads,
         );
         let titles = ROWS.iter().map(|(title, _)| title.len()).max().unwrap_or(0);
-        let widths: Vec<_> = self.workloads.iter().map(width).collect();
-        for (title, cell) in ROWS {
-            let mut line = format!("{title:titles$}");
-            for (workload, width) in self.workloads.iter().zip(&widths) {
-                line.push_str(&format!("  {:>width$}", cell(workload)));
+        let width = self.workloads.iter().map(width).max().unwrap_or(0);
+        let side_by_side = ((COLUMNS - titles) / (2 + width)).max(1);
+        for workloads in evenly(&self.workloads, side_by_side) {
+            for (title, cell) in ROWS {
+                let mut line = format!("{title:titles$}");
+                for workload in workloads {
+                    line.push_str(&format!("  {:>width$}", cell(workload)));
+                }
+                out.push_str(line.trim_end());
+                out.push('\n');
             }
-            out.push_str(line.trim_end());
             out.push('\n');
         }
         self.notes(&mut out);
@@ -208,13 +258,21 @@ impl Report {
 
     /// What each workload has to say in words.
     fn notes(&self, out: &mut String) {
-        out.push('\n');
         for workload in &self.workloads {
             let text = workload.error.as_ref().unwrap_or(&workload.note);
             // Writing to a string cannot fail.
             let _ = writeln!(out, "{}: {text}", workload.name);
         }
     }
+}
+
+/// Characters of the longest line of the table.
+const COLUMNS: usize = 80;
+
+/// Parts of about the same length, with `most` elements at most.
+fn evenly<T>(all: &[T], most: usize) -> std::slice::Chunks<'_, T> {
+    let parts = all.len().div_ceil(most).max(1);
+    all.chunks(all.len().div_ceil(parts).max(1))
 }
 
 /// Characters of the widest cell of a workload.
@@ -231,7 +289,7 @@ mod tests {
 
     fn report(outcomes: &[Outcome]) -> Report {
         let workloads = outcomes.iter().map(|&result| Workload {
-            name: "triad",
+            name: "triad".into(),
             bytes: 64 << 20,
             note: "2796202 doubles".into(),
             result,
@@ -297,6 +355,38 @@ time, whole         1500.0 ms  1500.0 ms
         let rows = table.lines().skip(2).take(ROWS.len());
         let lengths: std::collections::BTreeSet<_> = rows.map(str::len).collect();
         assert_eq!(lengths.len(), 1, "{table}");
+    }
+
+    #[test]
+    fn many_workloads_stand_in_rows_that_a_terminal_shows() {
+        let table = report(&[Outcome::Equal; 9]).table();
+        assert!(
+            table.lines().skip(1).all(|line| line.len() <= COLUMNS),
+            "{table}"
+        );
+        let results: Vec<_> = table.lines().filter(|l| l.starts_with("result")).collect();
+        let counts: Vec<_> = results.iter().map(|l| l.matches("equal").count()).collect();
+        assert_eq!(counts, [5, 4], "{table}");
+    }
+
+    #[test]
+    fn what_processes_did_is_summed_up() {
+        let mut parts = report(&[Outcome::Equal, Outcome::Failed, Outcome::Mismatch]).workloads;
+        parts[1].device_ns = 7;
+        let mut sum = Workload {
+            result: Outcome::Equal,
+            ..Default::default()
+        };
+        sum.add(1, &parts[0]);
+        assert_eq!((sum.result, &sum.error), (Outcome::Equal, &None));
+        sum.add(2, &parts[1]);
+        assert_eq!(sum.result, Outcome::Failed);
+        sum.add(3, &parts[2]);
+        sum.add(4, &parts[1]);
+        assert_eq!((sum.result, sum.device_ns), (Outcome::Mismatch, 7));
+        assert_eq!((sum.faults, sum.to_device.huge), (4 * 123, 4 * 32));
+        let error = "process 2: a[1] differs; process 3: a[1] differs; process 4: a[1] differs";
+        assert_eq!(sum.error.as_deref(), Some(error));
     }
 
     #[test]

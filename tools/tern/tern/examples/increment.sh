@@ -1,18 +1,29 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Compiles the example, kernel and program, and runs it. For the guest, where clang, cc and the
-# device are: ./tern guest /tern/tools/tern/tern/examples/increment.sh
+# Compiles the examples beside it and runs them. For the guest, where the device
+# is, clang, cc and rustc are, and the checkout is /tern.
 
 set -e
-here=$(dirname "$(readlink -f "$0")")
-library=${1:-$here/../../../../build/target/release/libtern.a}
+cd "$(dirname "$0")"
+tern=/tern/tools/tern/tern libraries=/tern/build/target/release
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-clang --target=riscv64 -march=rv64gc -mabi=lp64d -mcmodel=medany -mno-relax \
-	-O2 -ffreestanding -fpie -fvisibility=hidden -ffp-contract=off \
-	-nostdlib -fuse-ld=lld -Wl,-pie -Wl,-e,0 -Wl,-z,defs \
-	-I"$here/../include" -o "$out/increment.elf" "$here/increment-kernel.c"
-cc -O2 -I"$here/../include" -o "$out/increment" "$here/increment.c" "$library" -lpthread -lm
-"$out/increment" "$out/increment.elf"
+run() {
+	echo "$1: $("$out/$1" "$out/increment.elf")"
+}
+
+# The kernel, for the device.
+clang --config=$tern/kernel.cfg -o "$out/increment.elf" increment-kernel.c
+
+# C, with the static and with the shared library.
+cc -O2 -I$tern/include -o "$out/static" increment.c $libraries/libtern.a -lpthread -lm
+run static
+cc -O2 -I$tern/include -o "$out/shared" increment.c -L$libraries -ltern -Wl,-rpath,$libraries
+run shared
+
+# Rust.
+rustc --edition=2021 -O --extern tern=$libraries/libtern.rlib -Ldependency=$libraries/deps \
+	-o "$out/rust" increment.rs
+run rust

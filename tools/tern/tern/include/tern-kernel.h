@@ -11,14 +11,9 @@
  * 0 to @threads - 1. All pointers are those of the process that launches it. The
  * same source compiles for the CPU, where a caller runs the threads in a loop.
  *
- * For the device:
+ * For the device, where kernel.cfg is the file beside the directory of this one:
  *
- *	clang --target=riscv64 -march=rv64gc -mabi=lp64d -mcmodel=medany -mno-relax \
- *		-O2 -ffreestanding -fpie -fvisibility=hidden -ffp-contract=off \
- *		-nostdlib -fuse-ld=lld -Wl,-pie -Wl,-e,0 -Wl,-z,defs -o kernel.elf kernel.c
- *
- * -ffp-contract=off keeps a product and a sum apart, so that floating-point results
- * are equal on the CPU and on the device, bit for bit.
+ *	clang --config=PATH/kernel.cfg -o kernel.elf kernel.c
  */
 #ifndef TERN_KERNEL_H
 #define TERN_KERNEL_H
@@ -29,7 +24,10 @@
 /* Keeps the function, under its own name, for the loader to find. */
 #define TERN_KERNEL __attribute__((used, visibility("default")))
 
-/* Adds @value to *@p, one indivisible step for all threads and the CPU. */
+/* Adds @value to *@p, one indivisible step for all threads and the CPU, and gives what it was. */
 #define tern_atomic_add(p, value) __atomic_fetch_add((p), (value), __ATOMIC_RELAXED)
+
+/* Sets *@p to the lesser of itself and @value, in the same way, and gives what it was. */
+#define tern_atomic_min(p, value) __atomic_fetch_min((p), (value), __ATOMIC_RELAXED)
 
 #endif /* TERN_KERNEL_H */

@@ -48,8 +48,12 @@ typedef enum tern_status {
 	TERN_ERROR_STOPPED = 13,
 	/* The result of the dispatch is not known any more. */
 	TERN_ERROR_FORGOTTEN = 14,
+	/* The process has no memory there. */
+	TERN_ERROR_NOT_MAPPED = 15,
+	/* The dispatch has not ended yet. */
+	TERN_ERROR_PENDING = 16,
 	/* A state that this version of the library does not know. */
-	TERN_ERROR_UNKNOWN = 15,
+	TERN_ERROR_UNKNOWN = 17,
 } tern_status;
 
 /* Kind of an access that failed. */
@@ -59,6 +63,12 @@ typedef enum tern_access {
 	TERN_ACCESS_ATOMIC = 2,
 	TERN_ACCESS_FETCH = 3,
 } tern_access;
+
+/* Where memory is. */
+typedef enum tern_location {
+	TERN_LOCATION_SYSTEM = 0,
+	TERN_LOCATION_DEVICE = 1,
+} tern_location;
 
 typedef struct tern_device tern_device;
 typedef struct tern_vm tern_vm;
@@ -140,6 +150,15 @@ void tern_vm_release(tern_vm *vm);
 tern_status tern_vm_stats(const tern_vm *vm, struct tern_stats *stats);
 
 /*
+ * Moves the pages that the @size bytes at @start lie in before they are used, so that
+ * their first use takes no fault. They are there when it returns; later accesses may
+ * move them again. It is a hint: what cannot be there stays where it is, such as
+ * files, and all that device memory has no room for.
+ */
+tern_status tern_prefetch(const tern_vm *vm, const void *start, uint64_t size,
+			  tern_location location);
+
+/*
  * Makes a queue. @entries: dispatches that it holds, a power of two from 2 to 4096;
  * @stack_size: bytes of stack of a thread, a multiple of 16; 0: a default, for each.
  */
@@ -152,6 +171,9 @@ void tern_queue_release(tern_queue *queue);
  * says how to make it.
  */
 tern_status tern_module_load(const void *elf, uint64_t size, tern_module **module);
+
+/* Loads the ELF file at @path. */
+tern_status tern_module_open(const char *path, tern_module **module);
 void tern_module_release(tern_module *module);
 
 /* The kernel called @name. */
@@ -168,10 +190,23 @@ tern_status tern_launch(const tern_queue *queue, const tern_kernel *kernel, void
 			uint64_t threads, uint32_t timeout_ms, tern_dispatch **dispatch);
 
 /*
+ * As tern_launch(), but it starts when the @count dispatches in @after have ended,
+ * well or not; at most 64, of the same open device.
+ */
+tern_status tern_launch_after(const tern_queue *queue, const tern_kernel *kernel, void *args,
+			      uint64_t threads, uint32_t timeout_ms,
+			      const tern_dispatch *const *after, uint32_t count,
+			      tern_dispatch **dispatch);
+
+/*
  * Waits until @dispatch has ended. @report may be NULL; else it is written whenever the
  * dispatch has ended, well or not.
  */
 tern_status tern_wait(const tern_dispatch *dispatch, struct tern_report *report);
+
+/* As tern_wait(), for @timeout_ms at most: TERN_ERROR_PENDING where it runs on. */
+tern_status tern_wait_timeout(const tern_dispatch *dispatch, uint32_t timeout_ms,
+			      struct tern_report *report);
 void tern_dispatch_release(tern_dispatch *dispatch);
 
 #ifdef __cplusplus

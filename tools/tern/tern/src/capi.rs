@@ -8,11 +8,14 @@
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void, CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
+use std::ptr;
 use std::time::Duration;
 
 use crate::error::{Access, Error, LaunchError};
 use crate::uapi;
-use crate::{Device, Dispatch, Kernel, LaunchOptions, Module, Queue, QueueOptions, Stats, Vm};
+use crate::{
+    Device, Dispatch, Kernel, LaunchOptions, Location, Module, Queue, QueueOptions, Stats, Vm,
+};
 
 /// `tern_status`.
 #[repr(C)]
@@ -33,11 +36,13 @@ pub enum Status {
     Timeout,
     Stopped,
     Forgotten,
+    NotMapped,
+    Pending,
     Unknown,
 }
 
 /// What each status means, by its number.
-const MEANINGS: [&CStr; 16] = [
+const MEANINGS: [&CStr; 18] = [
     c"success",
     c"invalid argument",
     c"no Tern device",
@@ -53,6 +58,8 @@ const MEANINGS: [&CStr; 16] = [
     c"the kernel ran for too long",
     c"the dispatch was stopped",
     c"the result of the dispatch is not known any more",
+    c"the process has no memory there",
+    c"the dispatch has not ended yet",
     c"unknown state",
 ];
 
@@ -120,7 +127,8 @@ impl From<Error> for Failure {
             Error::QueueFull => Status::QueueFull,
             Error::DeviceLost => Status::DeviceLost,
             Error::OutOfRange { .. } | Error::OtherDevice => Status::Argument,
-            Error::Module(_) => Status::Module,
+            Error::NotMapped { .. } => Status::NotMapped,
+            Error::Read { .. } | Error::Module(_) => Status::Module,
             Error::NoKernel { .. } => Status::NoKernel,
             Error::System { .. } => Status::System,
         };
@@ -171,7 +179,8 @@ fn status(body: impl FnOnce() -> Result<(), Failure>) -> Status {
         .into_iter()
         .filter(|&b| b != 0)
         .collect();
-    LAST_ERROR.set(CString::new(bytes).unwrap_or_default());
+    // It fails where the thread ends: then nobody asks any more.
+    let _ = LAST_ERROR.try_with(|last| last.replace(CString::new(bytes).unwrap_or_default()));
     status
 }
 
@@ -181,6 +190,22 @@ fn status(body: impl FnOnce() -> Result<(), Failure>) -> Status {
 unsafe fn object<'a, T>(pointer: *const T) -> Result<&'a T, Failure> {
     // SAFETY: promised by the caller.
     unsafe { pointer.as_ref() }.ok_or_else(|| Failure::argument("an argument is NULL"))
+}
+
+/// # Safety
+///
+/// `pointers` must be valid to read for `count` pointers, or `count` 0; each as for [`object`].
+unsafe fn objects<'a, T>(pointers: *const *const T, count: u32) -> Result<Vec<&'a T>, Failure> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: not null, and valid to read as the caller promises.
+    let pointers = unsafe { std::slice::from_raw_parts(object(pointers)?, count as usize) };
+    let object = |&pointer: &*const T| {
+        // SAFETY: promised by the caller.
+        unsafe { object(pointer) }
+    };
+    pointers.iter().map(object).collect()
 }
 
 /// Where a result goes.
@@ -228,14 +253,16 @@ unsafe fn release<T>(pointer: *mut T) {
 /// See `tern.h`.
 #[no_mangle]
 pub extern "C" fn tern_strerror(status: u32) -> *const c_char {
-    let last = MEANINGS[MEANINGS.len() - 1];
-    MEANINGS.get(status as usize).unwrap_or(&last).as_ptr()
+    let unknown = &MEANINGS[Status::Unknown as usize];
+    MEANINGS.get(status as usize).unwrap_or(unknown).as_ptr()
 }
 
 /// See `tern.h`.
 #[no_mangle]
 pub extern "C" fn tern_last_error() -> *const c_char {
-    LAST_ERROR.with_borrow(|text| text.as_ptr())
+    LAST_ERROR
+        .try_with(|last| last.borrow().as_ptr())
+        .unwrap_or(c"".as_ptr())
 }
 
 /// See `tern.h`.
@@ -342,6 +369,33 @@ pub unsafe extern "C" fn tern_vm_stats(vm: *const Vm, stats: *mut CStats) -> Sta
     })
 }
 
+/// See `tern.h`.
+///
+/// # Safety
+///
+/// `vm` must be null or an address space. `start` and `size` may be anything.
+#[no_mangle]
+pub unsafe extern "C" fn tern_prefetch(
+    vm: *const Vm,
+    start: *const c_void,
+    size: u64,
+    location: u32,
+) -> Status {
+    status(|| {
+        let to = match location {
+            uapi::LOCATION_SYSTEM => Location::System,
+            uapi::LOCATION_DEVICE => Location::Device,
+            _ => return Err(Failure::argument("there is no such location")),
+        };
+        let size = usize::try_from(size)
+            .map_err(|_| Failure::argument("the size is larger than memory can be"))?;
+        let memory = ptr::slice_from_raw_parts(start.cast::<u8>(), size);
+        // SAFETY: promised by the caller.
+        unsafe { object(vm) }?.prefetch(memory, to)?;
+        Ok(())
+    })
+}
+
 impl From<Stats> for CStats {
     fn from(stats: Stats) -> Self {
         Self {
@@ -436,7 +490,25 @@ pub unsafe extern "C" fn tern_module_load(
 ///
 /// # Safety
 ///
-/// `module` must be null, or from `tern_module_load` and not released yet.
+/// `path` must be null or a string, `module` null or valid to write.
+#[no_mangle]
+pub unsafe extern "C" fn tern_module_open(path: *const c_char, module: *mut *mut Module) -> Status {
+    status(|| {
+        let place = Place::new(module)?;
+        // SAFETY: promised by the caller.
+        let path = unsafe { CStr::from_ptr(object(path)?) };
+        let module = Module::open(OsStr::from_bytes(path.to_bytes()))?;
+        // SAFETY: promised by the caller.
+        unsafe { place.give(module) };
+        Ok(())
+    })
+}
+
+/// See `tern.h`.
+///
+/// # Safety
+///
+/// `module` must be null, or come from a load and be not released yet.
 #[no_mangle]
 pub unsafe extern "C" fn tern_module_release(module: *mut Module) {
     // SAFETY: promised by the caller.
@@ -492,13 +564,47 @@ pub unsafe extern "C" fn tern_launch(
     timeout_ms: u32,
     dispatch: *mut *mut Dispatch,
 ) -> Status {
+    // SAFETY: promised by the caller; no dispatches are read.
+    unsafe {
+        tern_launch_after(
+            queue,
+            kernel,
+            args,
+            threads,
+            timeout_ms,
+            ptr::null(),
+            0,
+            dispatch,
+        )
+    }
+}
+
+/// See `tern.h`.
+///
+/// # Safety
+///
+/// As for [`tern_launch`]; `after` must be valid to read for `count` dispatches, or `count` 0.
+#[no_mangle]
+#[allow(clippy::too_many_arguments)]
+pub unsafe extern "C" fn tern_launch_after(
+    queue: *const Queue,
+    kernel: *const Kernel,
+    args: *mut c_void,
+    threads: u64,
+    timeout_ms: u32,
+    after: *const *const Dispatch,
+    count: u32,
+    dispatch: *mut *mut Dispatch,
+) -> Status {
     status(|| {
         let place = Place::new(dispatch)?;
         // SAFETY: promised by the caller.
         let (queue, kernel) = unsafe { (object(queue)?, object(kernel)?) };
+        // SAFETY: promised by the caller.
+        let after = unsafe { objects(after, count) }?;
         let options = LaunchOptions {
+            after: &after,
             timeout: (timeout_ms != 0).then(|| Duration::from_millis(timeout_ms.into())),
-            ..Default::default()
         };
         // SAFETY: promised by the caller.
         let dispatch = unsafe { queue.launch_with(kernel, args, threads, options) }?;
@@ -518,17 +624,52 @@ pub unsafe extern "C" fn tern_wait(dispatch: *const Dispatch, report: *mut CRepo
     status(|| {
         // SAFETY: promised by the caller.
         let result = unsafe { object(dispatch) }?.wait();
-        let ended = !matches!(
-            result,
-            Err(LaunchError::System { .. } | LaunchError::Forgotten)
-        );
-        if ended && !report.is_null() {
-            // SAFETY: not null, and valid to write as the caller promises.
-            unsafe { report.write(CReport::from(&result)) };
-        }
-        result?;
-        Ok(())
+        // SAFETY: promised by the caller.
+        unsafe { tell(result, report) }
     })
+}
+
+/// See `tern.h`.
+///
+/// # Safety
+///
+/// As for [`tern_wait`].
+#[no_mangle]
+pub unsafe extern "C" fn tern_wait_timeout(
+    dispatch: *const Dispatch,
+    timeout_ms: u32,
+    report: *mut CReport,
+) -> Status {
+    status(|| {
+        let timeout = Duration::from_millis(timeout_ms.into());
+        // SAFETY: promised by the caller.
+        let result = unsafe { object(dispatch) }?.wait_timeout(timeout);
+        let pending = || Failure(Status::Pending, "the dispatch has not ended yet".into());
+        let result = result.transpose().ok_or_else(pending)?;
+        // SAFETY: promised by the caller.
+        unsafe { tell(result, report) }
+    })
+}
+
+/// Tells how a dispatch ended.
+///
+/// # Safety
+///
+/// `report` must be null or valid to write.
+unsafe fn tell(
+    result: Result<crate::Report, LaunchError>,
+    report: *mut CReport,
+) -> Result<(), Failure> {
+    let ended = !matches!(
+        result,
+        Err(LaunchError::System { .. } | LaunchError::Forgotten)
+    );
+    if ended && !report.is_null() {
+        // SAFETY: not null, and valid to write as the caller promises.
+        unsafe { report.write(CReport::from(&result)) };
+    }
+    result?;
+    Ok(())
 }
 
 impl From<&Result<crate::Report, LaunchError>> for CReport {

@@ -67,6 +67,20 @@ pub enum Error {
     /// A dispatch to wait for belongs to another open device.
     #[error("a dispatch can only wait for dispatches of the same open device")]
     OtherDevice,
+    /// Nothing is mapped where memory was to be moved.
+    #[error("the process has no memory at {address:#x}")]
+    NotMapped {
+        /// The first such address.
+        address: u64,
+    },
+    /// The file of a module could not be read.
+    #[error("cannot read the module {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The module could not be loaded.
     #[error("the module cannot be loaded")]
     Module(#[from] ModuleError),

@@ -18,7 +18,7 @@
 //! let device = tern::Device::open()?;
 //! let vm = device.create_vm()?;
 //! let queue = vm.create_queue()?;
-//! let module = tern::Module::from_elf(&std::fs::read("increment.elf")?)?;
+//! let module = tern::Module::open("increment.elf")?;
 //!
 //! let mut values = vec![41u64; 1 << 20];
 //! let mut args = Args { values: values.as_mut_ptr(), count: values.len() as u64 };
@@ -32,7 +32,21 @@
 //! # }
 //! ```
 //!
-//! The C interface is in `include/tern.h`.
+//! The C interface is in `include/tern.h`. Whole programs are in `examples/`.
+//!
+//! What can go wrong is an error and has a type; the library does not panic.
+
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::panic,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 mod capi;
 mod device;
@@ -47,4 +61,4 @@ pub use device::{Device, DeviceInfo, DEVICE_VARIABLE};
 pub use error::{Access, Error, LaunchError, ModuleError};
 pub use module::{Kernel, Module};
 pub use queue::{Dispatch, LaunchOptions, Queue, QueueOptions, Report};
-pub use vm::{Stats, Vm};
+pub use vm::{Location, Stats, Vm};

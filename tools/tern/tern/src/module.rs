@@ -6,6 +6,8 @@
 //! process maps, and a kernel is the address of a function in it.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use object::elf::{self, FileHeader64};
@@ -48,6 +50,20 @@ impl Module {
     pub fn from_elf(bytes: &[u8]) -> Result<Self, Error> {
         let image = Arc::new(Image::load(bytes)?);
         Ok(Self { image })
+    }
+
+    /// Loads the ELF file at `path`, as [`Module::from_elf`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`] where the file cannot be read, and those of [`Module::from_elf`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let bytes = fs::read(path).map_err(|source| Error::Read {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        Self::from_elf(&bytes)
     }
 
     /// The kernel of this name: a function that the file exports.
@@ -414,7 +430,6 @@ fn round_up(value: usize, page: usize) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::path::Path;
     use std::process::Command;
     use std::sync::OnceLock;
 

@@ -56,6 +56,7 @@ pub const QUEUE_DESTROY: Request<Handle> = Request::write(COMMAND_BASE + 4);
 pub const SUBMIT: Request<Submit> = Request::read_write(COMMAND_BASE + 5);
 pub const RESULT: Request<DispatchResult> = Request::read_write(COMMAND_BASE + 6);
 pub const STATS: Request<Stats> = Request::read_write(COMMAND_BASE + 7);
+pub const PREFETCH: Request<Prefetch> = Request::read_write(COMMAND_BASE + 8);
 
 pub const RESULT_OK: u32 = 1;
 pub const RESULT_FAULT: u32 = 2;
@@ -69,6 +70,9 @@ pub const ACCESS_READ: u32 = 0;
 pub const ACCESS_WRITE: u32 = 1;
 pub const ACCESS_ATOMIC: u32 = 2;
 pub const ACCESS_FETCH: u32 = 3;
+
+pub const LOCATION_SYSTEM: u32 = 0;
+pub const LOCATION_DEVICE: u32 = 1;
 
 /// Most sync objects of one submission, each way.
 pub const MAX_SYNCOBJS: usize = 64;
@@ -217,6 +221,19 @@ pub struct Stats {
     pub install_ns: u64,
     pub resident_bytes: u64,
     pub reserved: [u64; 6],
+}
+
+/// `struct drm_tern_prefetch`.
+#[repr(C)]
+#[derive(Default)]
+pub struct Prefetch {
+    pub vm: u32,
+    pub flags: u32,
+    pub address: u64,
+    pub size: u64,
+    pub location: u32,
+    pub pad: u32,
+    pub reserved: [u64; 2],
 }
 
 #[cfg(test)]
@@ -383,6 +400,12 @@ mod tests {
                 reserved
             ]
         );
+        layout!(
+            out,
+            "drm_tern_prefetch",
+            Prefetch,
+            [vm, flags, address, size, location, pad, reserved]
+        );
         out
     }
 
@@ -401,6 +424,7 @@ mod tests {
             "DRM_IOCTL_TERN_SUBMIT" => SUBMIT.number(),
             "DRM_IOCTL_TERN_RESULT" => RESULT.number(),
             "DRM_IOCTL_TERN_STATS" => STATS.number(),
+            "DRM_IOCTL_TERN_PREFETCH" => PREFETCH.number(),
             "DRM_TERN_RESULT_PENDING" => 0u32,
             "DRM_TERN_RESULT_OK" => RESULT_OK,
             "DRM_TERN_RESULT_FAULT" => RESULT_FAULT,
@@ -413,6 +437,8 @@ mod tests {
             "DRM_TERN_ACCESS_WRITE" => ACCESS_WRITE,
             "DRM_TERN_ACCESS_ATOMIC" => ACCESS_ATOMIC,
             "DRM_TERN_ACCESS_FETCH" => ACCESS_FETCH,
+            "DRM_TERN_LOCATION_SYSTEM" => LOCATION_SYSTEM,
+            "DRM_TERN_LOCATION_DEVICE" => LOCATION_DEVICE,
         );
         out
     }

@@ -13,7 +13,9 @@ static void test_messages(void)
 		assert(strlen(tern_strerror(status)) > 0);
 	assert(!strcmp(tern_strerror(TERN_OK), "success"));
 	assert(!strcmp(tern_strerror(TERN_ERROR_TIMEOUT), "the kernel ran for too long"));
-	assert(!strcmp(tern_strerror(1000), tern_strerror(TERN_ERROR_UNKNOWN)));
+	assert(!strcmp(tern_strerror(TERN_ERROR_PENDING), "the dispatch has not ended yet"));
+	assert(!strcmp(tern_strerror(TERN_ERROR_UNKNOWN), "unknown state"));
+	assert(!strcmp(tern_strerror((tern_status)1000), "unknown state"));
 	assert(!strcmp(tern_last_error(), ""));
 }
 
@@ -39,6 +41,11 @@ static void test_module(const void *elf, uint64_t size)
 	assert(tern_module_load(elf, UINT64_MAX, &module) == TERN_ERROR_ARGUMENT);
 	assert(tern_module_load(NULL, 0, &module) == TERN_ERROR_ARGUMENT);
 	assert(tern_module_load(elf, size, NULL) == TERN_ERROR_ARGUMENT);
+	assert(tern_module_open("/nonexistent.elf", &module) == TERN_ERROR_MODULE);
+	assert(!strcmp(tern_last_error(), "cannot read the module /nonexistent.elf: "
+					  "No such file or directory (os error 2)"));
+	assert(tern_module_open("/dev/null", &module) == TERN_ERROR_MODULE);
+	assert(tern_module_open(NULL, &module) == TERN_ERROR_ARGUMENT);
 	assert(!module);
 	assert(tern_module_load(elf, size, &module) == TERN_OK);
 
@@ -65,7 +72,13 @@ static void test_null(void)
 	assert(tern_vm_stats(NULL, &stats) == TERN_ERROR_ARGUMENT);
 	assert(tern_queue_create(NULL, 0, 0, &queue) == TERN_ERROR_ARGUMENT);
 	assert(tern_launch(NULL, NULL, NULL, 1, 0, &dispatch) == TERN_ERROR_ARGUMENT);
+	assert(tern_launch_after(NULL, NULL, NULL, 1, 0, NULL, 1, &dispatch) ==
+	       TERN_ERROR_ARGUMENT);
 	assert(tern_wait(NULL, NULL) == TERN_ERROR_ARGUMENT);
+	assert(tern_wait_timeout(NULL, 1, NULL) == TERN_ERROR_ARGUMENT);
+	assert(tern_prefetch(NULL, NULL, 1, (tern_location)2) == TERN_ERROR_ARGUMENT);
+	assert(!strcmp(tern_last_error(), "there is no such location"));
+	assert(tern_prefetch(NULL, NULL, 1, TERN_LOCATION_DEVICE) == TERN_ERROR_ARGUMENT);
 	assert(!strcmp(tern_last_error(), "an argument is NULL"));
 	tern_close(NULL);
 	tern_vm_release(NULL);

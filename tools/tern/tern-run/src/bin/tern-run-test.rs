@@ -38,6 +38,12 @@ impl Tests {
                 ("huge_pages_move_whole", Box::new(huge_pages_move_whole)),
                 ("forbidden_huge_pages", Box::new(forbidden_huge_pages)),
                 ("files_stay", Box::new(move || files_stay(files))),
+                ("nodes_of_malloc_move", Box::new(nodes_of_malloc_move)),
+                ("prefetch_spares_faults", Box::new(prefetch_spares_faults)),
+                (
+                    "one_address_four_memories",
+                    Box::new(one_address_four_memories),
+                ),
             ],
             Self::Large { half } => vec![
                 ("half_of_memory", Box::new(move || half_of_memory(*half))),
@@ -154,6 +160,44 @@ fn files_stay(files: &Path) -> Result<()> {
     let most = few.figure("to_device/bytes")? + pages * TABLES_PER_PAGE + SLACK;
     many.expect("to_device/bytes", 0..=most)?;
     many.expect("mapped_pages", pages..=u64::MAX)
+}
+
+/// The nodes of a list lie in the heap, page by page. The device moves all of them there, and the
+/// CPU, which looks at each, back.
+fn nodes_of_malloc_move() -> Result<()> {
+    let run = Run::new(&["list", "--size", "16M"])?;
+    let pages = run.figure("bytes")? / PAGE;
+    for way in ["to_device", "to_system"] {
+        run.expect(&format!("{way}/bytes"), pages * PAGE..=u64::MAX)?;
+    }
+    Ok(())
+}
+
+/// What is moved before its use is found there by the device and by the CPU: few faults are left,
+/// as those on the kernel's code and arguments.
+fn prefetch_spares_faults() -> Result<()> {
+    let arguments = ["pingpong", "--size", "32M", "--rounds", "2"];
+    let with = Run::new(&[&arguments[..], &["--prefetch"]].concat())?;
+    let without = Run::new(&arguments)?;
+    for faults in ["faults", "cpu_faults"] {
+        with.expect(faults, 0..=without.figure(faults)? / 4)?;
+    }
+    let huge = with.figure("bytes")? / HUGE;
+    for way in ["to_device/huge", "to_system/huge"] {
+        with.expect(way, huge..=2 * huge)?;
+    }
+    Ok(())
+}
+
+/// Four processes have their memory at one address, and each finds its own contents there.
+fn one_address_four_memories() -> Result<()> {
+    let run = Run::new(&["processes", "--size", "32M", "--rounds", "2"])?;
+    run.expect("launches", 4 * 2..=4 * 2)?;
+    let note = run.value("/workloads/0/note")?;
+    let note = note.as_str().context("the note is no text")?;
+    let addresses = note.matches(" at 0x").count();
+    ensure!(addresses == 1, "there are {addresses} addresses: {note}");
+    Ok(())
 }
 
 /// Checks that the device was filled, and the rest used where it is.

@@ -39,6 +39,7 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
     Ok(Done {
         bytes,
         note: format!("n = {n}"),
+        ..Default::default()
     })
 }
 

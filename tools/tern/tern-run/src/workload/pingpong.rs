@@ -5,6 +5,7 @@
 use std::ptr;
 
 use anyhow::Result;
+use tern::Location;
 
 use super::{Done, Options};
 use crate::check::compare;
@@ -24,7 +25,7 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
     let count = options.size as usize / size_of::<u64>();
     let mut values = Buffer::<u64>::new(count, options.thp)?;
     for (i, value) in values.iter_mut().enumerate() {
-        *value = scramble(i as u64);
+        *value = value_of(options, i);
     }
 
     let mut sum = 0u64;
@@ -34,27 +35,35 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
             count: count as u64,
             step: STEPS[0],
         };
+        options.prefetch(executor, &values, Location::Device)?;
         // SAFETY: there are `count` values, which are not used until this returns.
         unsafe { executor.run(&PINGPONG, ptr::from_mut(&mut args).cast(), count as u64) }?;
+        options.prefetch(executor, &values, Location::System)?;
         sum = sum.wrapping_add(STEPS[0]);
-        check_and_add(&mut values, sum)?;
+        check_and_add(options, &mut values, sum)?;
         sum = sum.wrapping_add(STEPS[1]);
     }
     let bytes = (count * size_of::<u64>()) as u64;
     Ok(Done {
         bytes,
-        note: format!("{} rounds", options.rounds),
+        note: format!("{} rounds at {:p}", options.rounds, values.as_mut_ptr()),
+        ..Default::default()
     })
 }
 
+/// What is in the memory at first.
+fn value_of(options: &Options, index: usize) -> u64 {
+    scramble(options.seed << 48 | index as u64)
+}
+
 /// The CPU's turn: checks that `sum` was added to all values so far, and adds its own step.
-fn check_and_add(values: &mut [u64], sum: u64) -> Result<()> {
+fn check_and_add(options: &Options, values: &mut [u64], sum: u64) -> Result<()> {
     let mut expected = [0; SLICE];
     for (slice, values) in values.chunks_mut(SLICE).enumerate() {
         let first = slice * SLICE;
         let expected = &mut expected[..values.len()];
         for (i, expected) in expected.iter_mut().enumerate() {
-            *expected = scramble((first + i) as u64).wrapping_add(sum);
+            *expected = value_of(options, first + i).wrapping_add(sum);
         }
         compare("values", first, values, expected)?;
         for value in values {
@@ -81,6 +90,28 @@ mod tests {
             let done = run(&cpu, &options()).unwrap();
             assert_eq!((done.bytes, cpu.usage().launches), (1 << 20, 3));
         }
+    }
+
+    #[test]
+    fn memory_is_moved_before_its_use_where_asked_for() {
+        for (prefetch, bytes) in [(false, 0), (true, 3 << 20)] {
+            let cpu = Cpu::new(1);
+            let options = Options {
+                prefetch,
+                ..options()
+            };
+            run(&cpu, &options).unwrap();
+            assert_eq!(cpu.prefetched.get(), [bytes, bytes]);
+        }
+    }
+
+    #[test]
+    fn the_contents_of_another_process_are_found() {
+        let options = |seed| Options { seed, ..options() };
+        assert_ne!(value_of(&options(1), 0), value_of(&options(2), 0));
+        let mut values: Vec<_> = (0..10).map(|i| value_of(&options(1), i)).collect();
+        assert!(check_and_add(&options(2), &mut values, 0).is_err());
+        check_and_add(&options(1), &mut values, 0).unwrap();
     }
 
     #[test]

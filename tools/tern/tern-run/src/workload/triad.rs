@@ -5,6 +5,7 @@
 use std::ptr;
 
 use anyhow::Result;
+use tern::Location;
 
 use super::{Done, Options};
 use crate::check::compare;
@@ -36,8 +37,13 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
         s: 3.25,
         count: count as u64,
     };
+    for buffer in [&a, &b, &c] {
+        options.prefetch(executor, buffer, Location::Device)?;
+    }
     // SAFETY: the three arrays have `count` elements and are not used until this returns.
     unsafe { executor.run(&TRIAD, ptr::from_mut(&mut args).cast(), count as u64) }?;
+
+    options.prefetch(executor, &a, Location::System)?;
 
     let mut expected = vec![0.0; SLICE.min(count)];
     for first in (0..count).step_by(SLICE) {
@@ -57,6 +63,7 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
     Ok(Done {
         bytes,
         note: format!("{count} doubles"),
+        ..Default::default()
     })
 }
 

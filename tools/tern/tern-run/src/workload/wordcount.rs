@@ -58,6 +58,7 @@ pub fn run(executor: &dyn Executor, options: &Options) -> Result<Done> {
     Ok(Done {
         bytes,
         note: format!("{files} files, {lines} lines, {words} words"),
+        ..Default::default()
     })
 }
 

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What is measured the same way in instructions and in time.
+
+use anyhow::{ensure, Result};
+use tern_bench::measured::{Drivers, Random, Sizes, Ways};
+
+use crate::dmirror::Mirror;
+use crate::gpu::Gpu;
+use crate::region::{Pages, Region, HUGE, PAGE};
+
+/// Tells what an action costs.
+pub type Measure = fn(&mut dyn FnMut() -> Result<()>) -> Result<f64>;
+
+/// Middle of an odd number of measurements.
+pub fn median(mut costs: Vec<f64>) -> f64 {
+    costs.sort_by(f64::total_cmp);
+    costs[costs.len() / 2]
+}
+
+fn median_of_ways(ways: &[Ways]) -> Ways {
+    Ways {
+        to_device: median(ways.iter().map(|ways| ways.to_device).collect()),
+        to_system: median(ways.iter().map(|ways| ways.to_system).collect()),
+    }
+}
+
+/// Moves `length` bytes there and back `rounds` times, an odd number, with both drivers.
+///
+/// # Errors
+///
+/// Where something fails, or does not move as it must.
+pub fn drivers(measure: Measure, length: usize, rounds: usize) -> Result<Drivers> {
+    let (gpu, mirror) = (Gpu::new()?, Mirror::open()?);
+    let ways = |pages, one: &dyn Fn(Pages) -> Result<Ways>| -> Result<Ways> {
+        // The first round is for what is made once.
+        one(pages)?;
+        let ways: Result<Vec<_>> = (0..rounds).map(|_| one(pages)).collect();
+        Ok(median_of_ways(&ways?))
+    };
+    let sizes = |one: &dyn Fn(Pages) -> Result<Ways>| -> Result<Sizes> {
+        Ok(Sizes {
+            huge: ways(Pages::Huge, one)?,
+            single: ways(Pages::Single, one)?,
+        })
+    };
+    Ok(Drivers {
+        tern: sizes(&|pages| tern(&gpu, measure, length, pages))?,
+        test_hmm: sizes(&|pages| test_hmm(&mirror, measure, length, pages))?,
+    })
+}
+
+/// Bytes that the CPU brings back by one access, at least.
+fn step(pages: Pages) -> usize {
+    match pages {
+        Pages::Huge => HUGE,
+        Pages::Single => PAGE,
+    }
+}
+
+/// The device touches each block of 2 MiB by a lane of its own, then the CPU each page.
+///
+/// To the device, it is the cost of a dispatch that faults above that of the same dispatch when
+/// all is there: from the faults to their replay, with the interrupt and all that it wakes.
+fn tern(gpu: &Gpu, measure: Measure, length: usize, pages: Pages) -> Result<Ways> {
+    let mut region = Region::new(length, pages)?;
+    region.fill();
+    let words = region.words_at(HUGE);
+    let plan = gpu.plan(&words)?;
+    let mut touch = || gpu.touch(&plan, plan.count());
+
+    let before = gpu.stats()?;
+    let faulting = measure(&mut touch)?;
+    let moved = gpu.stats()? - before;
+    let resident = measure(&mut touch)?;
+    let step = step(pages);
+    let touched = measure(&mut || {
+        region.read_each(step);
+        Ok(())
+    })?;
+    let back = gpu.stats()? - before;
+    let here = measure(&mut || {
+        region.read_each(step);
+        Ok(())
+    })?;
+
+    let folios = (length / step) as u64;
+    let (there, returned) = match pages {
+        Pages::Huge => (moved.to_device_huge, back.to_system_huge),
+        Pages::Single => (moved.to_device_small, back.to_system_small),
+    };
+    ensure!(
+        there == folios && returned == folios && back.faults == moved.faults,
+        "{there} of {folios} folios moved to the device and {returned} back"
+    );
+    region.check(HUGE, 2)?;
+    Ok(Ways {
+        to_device: faulting - resident,
+        to_system: touched - here,
+    })
+}
+
+/// The same with `lib/test_hmm`, to whose device memory is moved by a call.
+///
+/// That call copies, to the end, what it moved back to its caller, which is measured by itself
+/// and left out.
+fn test_hmm(mirror: &Mirror, measure: Measure, length: usize, pages: Pages) -> Result<Ways> {
+    let mut region = Region::new(length, pages)?;
+    let mut copy = Region::new(length, pages)?;
+    region.fill();
+    copy.fill();
+
+    let migrated = measure(&mut || mirror.migrate_to_device(&region, &mut copy))?;
+    let read = measure(&mut || mirror.read(&region, &mut copy))?;
+    copy.check(HUGE, 0)?;
+    let step = step(pages);
+    let touched = measure(&mut || {
+        region.read_each(step);
+        Ok(())
+    })?;
+    let here = measure(&mut || {
+        region.read_each(step);
+        Ok(())
+    })?;
+    region.check(HUGE, 0)?;
+    Ok(Ways {
+        to_device: migrated - read,
+        to_system: touched - here,
+    })
+}
+
+/// Pages that are touched at random.
+const RANDOM_PAGES: usize = 512;
+/// Bytes that they are in.
+const RANDOM_LENGTH: usize = 1 << 30;
+
+/// The device touches random pages, at once and one by one.
+///
+/// # Errors
+///
+/// Where something fails.
+pub fn random(measure: Measure, rounds: usize) -> Result<Random> {
+    let gpu = Gpu::new()?;
+    let costs = |lanes| -> Result<f64> {
+        let costs: Result<Vec<_>> = (0..rounds)
+            .map(|_| touch_random(&gpu, measure, lanes))
+            .collect();
+        Ok(median(costs?))
+    };
+    Ok(Random {
+        at_once: costs(RANDOM_PAGES)?,
+        one_by_one: costs(1)?,
+    })
+}
+
+fn touch_random(gpu: &Gpu, measure: Measure, lanes: usize) -> Result<f64> {
+    let mut region = Region::new(RANDOM_LENGTH, Pages::Single)?;
+    let pages = random_pages(RANDOM_PAGES, RANDOM_LENGTH / PAGE);
+    for &page in &pages {
+        region.fill_page(page);
+    }
+    let words: Vec<_> = pages.iter().map(|&page| region.word(page)).collect();
+    let plan = gpu.plan(&words)?;
+    let mut touch = || gpu.touch(&plan, lanes);
+    let cost = measure(&mut touch)? - measure(&mut touch)?;
+    for &page in &pages {
+        region.check_page(page, 2)?;
+    }
+    Ok(cost)
+}
+
+/// Different numbers below `limit` that look random and are the same every time.
+fn random_pages(count: usize, limit: usize) -> Vec<usize> {
+    let mut pages = Vec::with_capacity(count);
+    let mut state = 1u64;
+    while pages.len() < count {
+        // Knuth's linear congruential generator; its high bits are the better ones.
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let page = (state >> 33) as usize % limit;
+        if !pages.contains(&page) {
+            pages.push(page);
+        }
+    }
+    pages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_outlier_does_not_count() {
+        assert_eq!(median(vec![3.0, 900.0, 2.0]), 3.0);
+        let ways = |to_device, to_system| Ways {
+            to_device,
+            to_system,
+        };
+        let median = median_of_ways(&[ways(1.0, 9.0), ways(5.0, 8.0), ways(3.0, 1.0)]);
+        assert_eq!(median, ways(3.0, 8.0));
+    }
+
+    #[test]
+    fn random_pages_differ_and_are_in_range() {
+        let mut pages = random_pages(512, 600);
+        assert!(pages.iter().all(|&page| page < 600));
+        assert!(pages.windows(2).any(|pair| pair[0] > pair[1]));
+        pages.sort_unstable();
+        pages.dedup();
+        assert_eq!(pages.len(), 512);
+    }
+}
