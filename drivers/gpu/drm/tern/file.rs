@@ -414,9 +414,7 @@ impl File {
         args.size = range.len() as u64;
         result.map(|()| 0)
     }
-}
 
-impl File {
     /// `DRM_IOCTL_TERN_GEM_CREATE`.
     pub(crate) fn gem_create(
         dev: &TernDevice<Registered>,

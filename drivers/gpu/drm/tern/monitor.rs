@@ -122,47 +122,30 @@ impl Monitor {
     /// A migration has ended.
     pub(crate) fn migration(&self, m: &Migration, result: Result) {
         let (dev, ret, s) = (self.name.as_char_ptr(), to_errno(result), m.sizes);
-        let (moved, bytes) = match m.to_device {
-            true => (&self.stats.to_device, &self.stats.bytes_to_device),
-            false => (&self.stats.to_system, &self.stats.bytes_to_system),
+        let (Where::Addresses(range) | Where::Vram(range)) = &m.range;
+        let event = match m.range {
+            Where::Addresses(_) => trace::tern_migrate,
+            Where::Vram(_) => trace::tern_evict,
         };
 
-        moved.add(&s);
-        bytes.add(m.bytes);
-        match &m.range {
-            // SAFETY: `dev` is a C string.
-            Where::Addresses(range) => unsafe {
-                trace::tern_migrate(
-                    dev,
-                    range.start as u64,
-                    range.end as u64,
-                    m.to_device,
-                    s.huge,
-                    s.mid,
-                    s.small,
-                    m.bytes,
-                    m.ns,
-                    ret,
-                )
-            },
-            Where::Vram(range) => {
-                self.evicted.add(&s);
-                // SAFETY: `dev` is a C string.
-                unsafe {
-                    trace::tern_evict(
-                        dev,
-                        range.start as u64,
-                        range.end as u64,
-                        m.to_device,
-                        s.huge,
-                        s.mid,
-                        s.small,
-                        m.bytes,
-                        m.ns,
-                        ret,
-                    )
-                }
-            }
+        self.stats.moved(m.to_device, &s, m.bytes);
+        if let Where::Vram(_) = m.range {
+            self.evicted.add(&s);
+        }
+        // SAFETY: `dev` is a C string.
+        unsafe {
+            event(
+                dev,
+                range.start as u64,
+                range.end as u64,
+                m.to_device,
+                s.huge,
+                s.mid,
+                s.small,
+                m.bytes,
+                m.ns,
+                ret,
+            )
         }
     }
 }

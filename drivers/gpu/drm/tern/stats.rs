@@ -66,15 +66,6 @@ impl Moved {
         self.mid.add(sizes.mid.into());
         self.small.add(sizes.small.into());
     }
-
-    /// Counts one folio.
-    pub(crate) fn count(&self, order: u32) {
-        match order {
-            0 => self.small.add(1),
-            PMD_ORDER => self.huge.add(1),
-            _ => self.mid.add(1),
-        }
-    }
 }
 
 /// Folios of one migration, by size.
@@ -141,6 +132,17 @@ impl Stats {
             ("copy", &self.copy_ns),
             ("install", &self.install_ns),
         ]
+    }
+
+    /// Counts folios that moved, and the bytes of them that were copied.
+    pub(crate) fn moved(&self, to_device: bool, sizes: &Sizes, bytes: u64) {
+        let (folios, copied) = match to_device {
+            true => (&self.to_device, &self.bytes_to_device),
+            false => (&self.to_system, &self.bytes_to_system),
+        };
+
+        folios.add(sizes);
+        copied.add(bytes);
     }
 
     /// Adds all that is in `other`.

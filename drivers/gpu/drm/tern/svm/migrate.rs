@@ -260,26 +260,15 @@ impl<'a> ToDevice<'a> {
             copying,
         } = self;
 
-        finish(
-            memory,
-            collected,
-            copying,
-            |order, bytes| match order {
-                Some(order) => stats.to_device.count(order),
-                None => stats.bytes_to_device.add(bytes),
-            },
-            stats,
-        )
+        finish(memory, collected, copying, stats)
     }
 }
 
-/// Waits for the copies and puts the destinations in place. `count` is told the order of each
-/// folio that moved, and once, with `None`, the bytes that were copied.
+/// Waits for the copies, puts the destinations in place and counts them in `stats`.
 fn finish<K: Kind>(
     memory: &DeviceMemory,
     collected: Collected<'_, K>,
     copying: Copying<'_>,
-    count: impl Fn(Option<u32>, u64),
     stats: &Stats,
 ) -> Result {
     let (mut migration, result) = copying.wait(memory, stats);
@@ -289,12 +278,12 @@ fn finish<K: Kind>(
         let migrated = collected.pages();
         for outcome in migrated.outcomes() {
             if outcome.migrated {
-                count(Some(outcome.dst.order()), 0);
                 migration.sizes.count(outcome.dst.order());
             }
         }
+        // Before anybody who waits for the pages goes on.
+        stats.moved(migration.to_device, &migration.sizes, migration.bytes);
         migrated.finalize();
-        count(None, migration.bytes);
         migration.ns += stats.install_ns.add_since(start);
     }
     memory.monitor.migration(&migration, result);
@@ -354,8 +343,7 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     })?;
     stats.collect_ns.add_since(start);
 
-    finish(memory, collected, copying, count_to_system(&stats), &stats)
-        .map_err(|_| FaultError::Sigbus)
+    finish(memory, collected, copying, &stats).map_err(|_| FaultError::Sigbus)
 }
 
 /// Brings back what of `wanted` (pages of the block) is in device memory, a huge page whole.
@@ -398,15 +386,7 @@ pub(crate) fn back_to_system(
     }
     let copying = Copying::start(memory, &collected)?;
     stats.collect_ns.add_since(start);
-    finish(memory, collected, copying, count_to_system(stats), stats)
-}
-
-/// For [`finish`]: counts what comes back.
-fn count_to_system(stats: &Stats) -> impl Fn(Option<u32>, u64) + '_ {
-    |order, bytes| match order {
-        Some(order) => stats.to_system.count(order),
-        None => stats.bytes_to_system.add(bytes),
-    }
+    finish(memory, collected, copying, stats)
 }
 
 /// Allocates system memory for `addr` in `vma`, by its memory policy.
@@ -483,5 +463,5 @@ fn evict_block(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -
     }
     let copying = Copying::start(memory, &collected)?;
     // Whose pages they are, nobody asks any more.
-    finish(memory, collected, copying, |_, _| (), &Stats::default())
+    finish(memory, collected, copying, &Stats::default())
 }

@@ -56,21 +56,11 @@ static int to_system(const struct tern *t, const void *p, size_t bytes)
 	return prefetch(t, p, bytes, DRM_TERN_LOCATION_SYSTEM);
 }
 
-/* @bytes with the pattern, in system memory; NULL on failure. */
-static unsigned long *filled(struct tern *t, size_t bytes, int advice)
-{
-	unsigned long *p = tern_map(t, bytes, advice);
-
-	if (p)
-		tern_write_pattern(p, bytes);
-	return p;
-}
-
 TEST_F(prefetch, huge_pages_there_and_back)
 {
 	enum { COUNT = 11 };
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, COUNT * HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, COUNT * HUGE_PAGE, MADV_HUGEPAGE);
 	struct drm_tern_stats stats;
 
 	ASSERT_NE(NULL, p);
@@ -106,7 +96,7 @@ TEST_F(prefetch, saves_faults)
 	/* The code, its arguments and its stack. */
 	ASSERT_NE(NULL, tern_resident(t, PAGE, MADV_NOHUGEPAGE));
 	for (int i = 0; i < 2; i++) {
-		unsigned long *p = filled(t, 2 * HUGE_PAGE, advices[i]);
+		unsigned long *p = tern_filled(t, 2 * HUGE_PAGE, advices[i]);
 		__u64 faults = tern_stats(t).faults;
 
 		ASSERT_NE(NULL, p);
@@ -121,7 +111,7 @@ TEST_F(prefetch, saves_faults)
 TEST_F(prefetch, again)
 {
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, HUGE_PAGE + 5 * PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, HUGE_PAGE + 5 * PAGE, MADV_HUGEPAGE);
 	struct drm_tern_stats first, second;
 
 	ASSERT_NE(NULL, p);
@@ -143,7 +133,7 @@ TEST_F(prefetch, part_of_single_pages_to_system)
 {
 	enum { PAGES = 600, FIRST = 500, COUNT = 50 };
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, PAGES * PAGE, MADV_NOHUGEPAGE);
+	unsigned long *p = tern_filled(t, PAGES * PAGE, MADV_NOHUGEPAGE);
 	struct drm_tern_stats stats;
 
 	ASSERT_NE(NULL, p);
@@ -170,7 +160,7 @@ TEST_F(prefetch, part_of_single_pages_to_system)
 TEST_F(prefetch, part_of_huge_page_to_system)
 {
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, 3 * HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, 3 * HUGE_PAGE, MADV_HUGEPAGE);
 	struct drm_tern_stats stats;
 
 	ASSERT_NE(NULL, p);
@@ -223,7 +213,7 @@ TEST_F(prefetch, what_cannot_move)
 {
 	struct tern *t = &self->t;
 	unsigned long *shared = tern_keep(t, tern_shared(HUGE_PAGE, NULL), HUGE_PAGE);
-	unsigned long *p = filled(t, 3 * PAGE, MADV_NOHUGEPAGE);
+	unsigned long *p = tern_filled(t, 3 * PAGE, MADV_NOHUGEPAGE);
 	struct drm_tern_stats stats;
 
 	ASSERT_NE(NULL, shared);
@@ -258,7 +248,7 @@ TEST_F(prefetch, nothing_mapped)
 		DRM_TERN_LOCATION_DEVICE, DRM_TERN_LOCATION_SYSTEM,
 	};
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, PAGES * PAGE, MADV_NOHUGEPAGE);
+	unsigned long *p = tern_filled(t, PAGES * PAGE, MADV_NOHUGEPAGE);
 
 	ASSERT_NE(NULL, p);
 	ASSERT_EQ(0, munmap(p + HOLE * WORDS(PAGE), PAGE));
@@ -298,7 +288,7 @@ TEST_F(prefetch, while_in_use)
 	const size_t bytes = 3 * HUGE_PAGE + 3 * PAGE;
 	struct tern *t = &self->t;
 	unsigned long *stop = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
-	unsigned long *p = filled(t, bytes, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, bytes, MADV_HUGEPAGE);
 	struct kernel_args watch = { .p = p, .out = stop, .count = WORDS(bytes) };
 	pid_t child;
 
@@ -353,7 +343,7 @@ TEST_F(prefetch, signals)
 {
 	enum { COUNT = 40 };
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, COUNT * HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, COUNT * HUGE_PAGE, MADV_HUGEPAGE);
 	struct sigaction action = { .sa_handler = on_signal };
 	struct sender sender = { .target = pthread_self() };
 	struct drm_tern_prefetch args;
@@ -390,7 +380,7 @@ TEST_F(prefetch, signals)
 TEST_F(prefetch, without_queue)
 {
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, HUGE_PAGE, MADV_HUGEPAGE);
 	struct tern own = *t;
 
 	ASSERT_NE(NULL, p);

@@ -228,11 +228,10 @@ static void trace_device(struct __test_metadata *_metadata, struct _test_data_se
 
 TEST_F(seen, trace_huge_page)
 {
-	unsigned long *p = tern_map(&self->t, HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(&self->t, HUGE_PAGE, MADV_HUGEPAGE);
 	const struct event *e;
 
 	ASSERT_NE(NULL, p);
-	tern_write_pattern(p, HUGE_PAGE);
 	if (tern_anon_huge(p) != HUGE_PAGE >> 10)
 		SKIP(return, "the system has no huge page to give");
 	ASSERT_EQ(0, tern_put(TRACE "/events/tern/enable", "1"));
@@ -287,11 +286,10 @@ TEST_F(seen, trace_huge_page)
 TEST_F(seen, trace_single_pages)
 {
 	const size_t bytes = 16 * PAGE;
-	unsigned long *p = tern_map(&self->t, bytes, MADV_NOHUGEPAGE);
+	unsigned long *p = tern_filled(&self->t, bytes, MADV_NOHUGEPAGE);
 	const struct event *e;
 
 	ASSERT_NE(NULL, p);
-	tern_write_pattern(p, bytes);
 	ASSERT_EQ(0, tern_put(TRACE "/events/tern/enable", "1"));
 
 	trace_device(_metadata, self, p, bytes);

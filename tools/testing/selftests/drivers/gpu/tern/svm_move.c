@@ -24,20 +24,10 @@ FIXTURE_TEARDOWN(move)
 	ASSERT_EQ(0, tern_end(&self->t));
 }
 
-/* @bytes at a huge page's alignment, filled with the pattern; NULL on failure. */
-static unsigned long *filled(struct tern *t, size_t bytes, int advice)
-{
-	unsigned long *p = tern_map(t, bytes, advice);
-
-	if (p)
-		tern_write_pattern(p, bytes);
-	return p;
-}
-
 TEST_F(move, huge_page_whole_there_and_back)
 {
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, HUGE_PAGE, MADV_HUGEPAGE);
 	struct drm_tern_stats stats;
 
 	ASSERT_NE(NULL, p);
@@ -72,7 +62,7 @@ TEST_F(move, many_huge_pages)
 {
 	enum { COUNT = 12 };
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, COUNT * HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, COUNT * HUGE_PAGE, MADV_HUGEPAGE);
 	struct drm_tern_stats stats;
 
 	ASSERT_NE(NULL, p);
@@ -144,7 +134,7 @@ TEST_F(move, single_pages)
 {
 	enum { PAGES = 64 };
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, PAGES * PAGE, MADV_NOHUGEPAGE);
+	unsigned long *p = tern_filled(t, PAGES * PAGE, MADV_NOHUGEPAGE);
 	struct drm_tern_stats stats;
 
 	ASSERT_NE(NULL, p);
@@ -167,7 +157,7 @@ TEST_F(move, range_that_is_not_aligned)
 {
 	struct tern *t = &self->t;
 	size_t bytes = 3 * HUGE_PAGE + 5 * PAGE;
-	unsigned long *p = filled(t, bytes, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, bytes, MADV_HUGEPAGE);
 	unsigned long *part;
 	size_t part_bytes;
 
@@ -257,7 +247,7 @@ FIXTURE_TEARDOWN(pte)
 TEST_F(pte, huge_page_mapped_by_ptes)
 {
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, HUGE_PAGE, MADV_HUGEPAGE);
 	struct drm_tern_stats stats;
 
 	ASSERT_NE(NULL, p);
@@ -282,7 +272,7 @@ TEST_F(move, huge_page_with_a_page_unmapped)
 	struct tern *t = &self->t;
 
 	for (int resident = 0; resident < 2; resident++) {
-		unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+		unsigned long *p = tern_filled(t, HUGE_PAGE, MADV_HUGEPAGE);
 		unsigned long *upper;
 		unsigned long more = resident;
 
@@ -307,7 +297,7 @@ TEST_F(move, ping_pong)
 	size_t bytes = 3 * HUGE_PAGE;
 
 	for (int i = 0; i < 2; i++) {
-		unsigned long *p = filled(t, bytes, advices[i]);
+		unsigned long *p = tern_filled(t, bytes, advices[i]);
 
 		ASSERT_NE(NULL, p);
 		for (unsigned long round = 0; round < 6; round++) {
@@ -323,7 +313,7 @@ TEST_F(move, ping_pong)
 TEST_F(move, dontneed)
 {
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, HUGE_PAGE, MADV_HUGEPAGE);
 
 	ASSERT_NE(NULL, p);
 	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
@@ -339,7 +329,7 @@ TEST_F(move, holes_beside_a_page_stay_holes)
 {
 	enum { PAGES = 16 };
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, PAGES * PAGE, MADV_NOHUGEPAGE);
+	unsigned long *p = tern_filled(t, PAGES * PAGE, MADV_NOHUGEPAGE);
 	unsigned char present[PAGES];
 
 	ASSERT_NE(NULL, p);
@@ -358,7 +348,7 @@ TEST_F(move, holes_beside_a_page_stay_holes)
 TEST_F_TIMEOUT(move, huge_page_stays_whole_when_the_device_is_full, 120)
 {
 	struct tern *t = &self->t;
-	unsigned long *p = filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+	unsigned long *p = tern_filled(t, HUGE_PAGE, MADV_HUGEPAGE);
 	size_t bytes = t->info.vram_free / HUGE_PAGE * HUGE_PAGE;
 	struct drm_tern_device_query now;
 	struct drm_tern_stats stats;

@@ -450,15 +450,22 @@ static inline int tern_add_one(struct tern *t, void *p, size_t bytes)
 	return tern_run(t, KERNEL_ADD, args);
 }
 
-/* @bytes with the pattern plus 1, on the device; NULL on failure. */
-static inline unsigned long *tern_resident(struct tern *t, size_t bytes, int advice)
+/* @bytes at a huge page's alignment, with the pattern, in system memory; NULL on failure. */
+static inline unsigned long *tern_filled(struct tern *t, size_t bytes, int advice)
 {
 	unsigned long *p = tern_map(t, bytes, advice);
 
-	if (!p)
-		return NULL;
-	tern_write_pattern(p, bytes);
-	return tern_add_one(t, p, bytes) == DRM_TERN_RESULT_OK ? p : NULL;
+	if (p)
+		tern_write_pattern(p, bytes);
+	return p;
+}
+
+/* @bytes with the pattern plus 1, on the device; NULL on failure. */
+static inline unsigned long *tern_resident(struct tern *t, size_t bytes, int advice)
+{
+	unsigned long *p = tern_filled(t, bytes, advice);
+
+	return p && tern_add_one(t, p, bytes) == DRM_TERN_RESULT_OK ? p : NULL;
 }
 
 static inline int tern_gem_create(const struct tern *t, size_t bytes, __u32 flags,
