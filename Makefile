@@ -17,7 +17,7 @@ ifeq ($(origin HOSTDIR),undefined)
 export HOSTDIR := $(if $(shell tr '\0' '\n' </proc/$$PPID/cmdline | grep -E '^(-C|--directory)'),$(PWD),$(CURDIR))
 endif
 
-.PHONY: help run test test-debug prove prove-debug shell guest bench build tree refresh series apply bisect-check clean
+.PHONY: help run test test-debug test-hmm prove prove-debug shell guest bench build tree refresh series apply bisect-check clean
 
 help:
 	@echo "Two commands do everything on a fresh Debian or Ubuntu machine:"
@@ -32,6 +32,7 @@ help:
 	@echo "  make bench             figures"
 	@echo "  make test-debug        the tests on the debug kernel (KASAN, lockdep, DEBUG_VM), with those that"
 	@echo "                         take long"
+	@echo "  make test-hmm          the kernel's HMM tests, on its own test device and on virtual GPUs, compared"
 	@echo "  make prove             what the series mends in the kernel: each test fails without it and"
 	@echo "                         passes with it"
 	@echo "  make prove-debug       the same on debug kernels"
@@ -58,7 +59,7 @@ help:
 	@echo "                                           in ONLY='tern-*'; ./tern test -- --list shows them;"
 	@echo "                                           of make prove, a defect or a test"
 
-run prove shell bench build tree refresh series bisect-check:
+run test-hmm prove shell bench build tree refresh series bisect-check:
 	@exec $(top)/tern $@
 
 test:

@@ -338,6 +338,14 @@ impl<'a, T: IntervalNotifierOps> Stable<'a, T> {
         }
     }
 
+    /// Returns whether page `index` of the range can be accessed by nobody, as there is no memory
+    /// or no right to read it.
+    ///
+    /// Only with [`Access::Snapshot`]; the other requests fail then.
+    pub fn is_error(&self, index: usize) -> bool {
+        self.pfns.get(index).is_some_and(|value| value & ERROR != 0)
+    }
+
     /// Returns what the driver's lock protects, and the pages to update it with.
     pub fn parts(&mut self) -> (&mut T::Protected, Entries<'_>) {
         let entries = Entries {
@@ -428,6 +436,13 @@ impl<'a> Entry<'a> {
     #[inline]
     pub fn pfn(&self) -> usize {
         self.value & !FLAGS
+    }
+
+    /// Returns whether the first page is the one that stands for memory that was only ever read.
+    #[inline]
+    pub fn is_zero_page(&self) -> bool {
+        // SAFETY: Any frame number may be asked for.
+        unsafe { bindings::is_zero_pfn(self.pfn()) }
     }
 
     /// Returns the physical address of the first page. It means nothing for a

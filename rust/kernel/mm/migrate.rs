@@ -893,6 +893,23 @@ impl Entry<'_> {
         }
         Ok(())
     }
+
+    /// Fills a hole of any order in part, with the single pages that `get` returns for numbers
+    /// within the entry. They must be new folios of order 0; others are released. Returns how many
+    /// there are: none if this is no hole, or if a destination is set already.
+    pub fn fill(&mut self, mut get: impl FnMut(usize) -> Option<LockedFolio>) -> usize {
+        if !self.is_hole() || self.is_set() {
+            return 0;
+        }
+
+        let mut filled = 0;
+        for (page, slot) in self.dst.iter_mut().enumerate() {
+            if let Some(folio) = get(page) {
+                filled += usize::from(put(slot, 0, folio).is_ok());
+            }
+        }
+        filled
+    }
 }
 
 /// Memory to be copied before [`Collected::pages`].

@@ -71,6 +71,15 @@ pub trait IntervalNotifierOps: Sized + Send + Sync + 'static {
     /// needed for, and the mmap lock must not be taken under it.
     fn lock(&self) -> &Lock<Self::Protected, Self::Backend>;
 
+    /// Returns whether the device may go on as it does, although the event is in its range. Then
+    /// nothing is invalidated, and readers need not retry.
+    ///
+    /// That is for events that the driver causes itself, see [`Event::is_from`], where what the
+    /// device can reach stays true. No lock is held. Must not sleep.
+    fn ignores(&self, _event: &Event<'_>) -> bool {
+        false
+    }
+
     /// Removes the range of the event from the device's page tables.
     ///
     /// The lock is held, and stays so until this function returns. The device must not use the
@@ -428,6 +437,9 @@ impl<T: IntervalNotifierOps> IntervalNotifier<T> {
         // SAFETY: By the safety requirements.
         let event = unsafe { Event::from_raw(range) };
 
+        if this.ignores(event) {
+            return true;
+        }
         match this.invalidate(event, seq) {
             Ok(None) => true,
             Ok(Some(pending)) => {

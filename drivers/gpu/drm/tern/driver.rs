@@ -28,11 +28,15 @@ use kernel::{
         IrqVectorRegistration, //
     },
     prelude::*,
-    sync::Arc,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
 };
 
 use crate::{
     debugfs,
+    dmirror::Node,
     file::File,
     gem::TernObject,
     gpu::Gpu,
@@ -69,6 +73,7 @@ impl Drop for ShutDown<'_> {
 /// for more work, then the device is brought to rest, for which its copies must still be noticed.
 #[pin_data]
 pub(crate) struct Tern<'bound> {
+    dmirror: Option<Pin<KBox<Node>>>,
     registration: drm::Registration<'bound, TernDriver>,
     #[pin]
     fault: ThreadedRegistration<'bound, FaultHandler>,
@@ -119,6 +124,7 @@ impl pci::Driver for TernDriver {
             gpu.enable()?;
             let faults = FaultHandler::new(gpu.clone(), faults)?;
             let drm = drm::UnregisteredDevice::<Self>::new(pdev, Ok(gpu.clone()))?;
+            let node: ARef<TernDevice> = (&*drm).into();
             let (errors, copies, compute) = (gpu.clone(), gpu.clone(), gpu);
 
             Ok(try_pin_init!(Tern {
@@ -145,6 +151,7 @@ impl pci::Driver for TernDriver {
                 // SAFETY: It is stored in the driver's data, which is dropped at unbind and never
                 // forgotten.
                 registration: unsafe { drm::Registration::new(dev, drm, (), 0)? },
+                dmirror: Node::register(node)?,
             }))
         })
     }

@@ -48,7 +48,10 @@ use crate::{
     hw,
     stats::Stats,
     svm::{
-        prefetch::Location,
+        prefetch::{
+            Extent,
+            Location, //
+        },
         Space,
         Vm, //
     },
@@ -407,12 +410,14 @@ impl File {
         let mut range = pages(args.address, args.size)?;
         let vm = file.inner().get_ref().objects.lock().vms.get(args.vm)?;
         vm.check_owner()?;
-        let result = vm.prefetch(current!().mm().ok_or(EPERM)?, &mut range, location);
+        let task = current!();
+        let mm = task.mm().ok_or(EPERM)?;
+        let result = vm.prefetch(mm, &mut range, location, Extent::Around);
 
         // Even where it failed: that is where the caller may go on.
         args.address = range.start as u64;
         args.size = range.len() as u64;
-        result.map(|()| 0)
+        result.map(|_| 0)
     }
 
     /// `DRM_IOCTL_TERN_GEM_CREATE`.

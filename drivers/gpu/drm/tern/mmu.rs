@@ -24,6 +24,7 @@ use kernel::{
         Mapping, //
     },
     mm::{
+        exclusive::ExclusivePage,
         folio::PMD_ORDER,
         hmm, //
     },
@@ -113,6 +114,8 @@ impl Table {
 /// Pages of system memory that were mapped by one call.
 struct Run {
     pages: Range<usize>,
+    /// The CPU cannot access them.
+    is_exclusive: bool,
     _mapping: SystemMapping,
 }
 
@@ -562,15 +565,42 @@ impl PageTable {
         is_writable: bool,
         reserve: &mut Reserve,
     ) -> Result<usize, MapError> {
+        self.map_at(block, pages, vram, leaf_flags(is_writable), reserve)
+    }
+
+    /// Lets the device read and write the driver's own memory at the DMA address `addr`, as `pages`
+    /// of the block at `block`, where nothing is mapped. It must outlive this page table.
+    ///
+    /// Fails with `ENODEV` after unbind.
+    pub(crate) fn map_own(
+        &mut self,
+        block: usize,
+        pages: Range<usize>,
+        addr: u64,
+        reserve: &mut Reserve,
+    ) -> Result<(), MapError> {
+        let flags = leaf_flags(true) | hw::ENTRY_SYSTEM;
+
+        self.map_at(block, pages, addr, flags, reserve).map(|_| ())
+    }
+
+    /// Lets the device reach what is from `addr` on as `pages` of the block at `block`.
+    fn map_at(
+        &mut self,
+        block: usize,
+        pages: Range<usize>,
+        addr: u64,
+        flags: u64,
+        reserve: &mut Reserve,
+    ) -> Result<usize, MapError> {
         let directory = self.directory(block, reserve)?;
         let i = block >> BLOCK_SHIFT & (ENTRIES - 1);
-        let flags = leaf_flags(is_writable);
 
         if pages.len() == BLOCK_PAGES
-            && vram % BLOCK_SIZE as u64 == 0
+            && addr % BLOCK_SIZE as u64 == 0
             && directory.children[i].is_none()
         {
-            directory.table.publish(i, vram | flags);
+            directory.table.publish(i, addr | flags);
             directory.children[i] = Some(Child::Huge { _mapping: None });
             return Ok(BLOCK_PAGES);
         }
@@ -582,13 +612,82 @@ impl PageTable {
         while page < pages.end {
             let is_mapped = |&i: &usize| leaves.table.get(i) != 0;
             let end = (page..pages.end).find(is_mapped).unwrap_or(pages.end);
-            let addr = vram + (((page - pages.start) as u64) << PAGE_SHIFT);
+            let addr = addr + (((page - pages.start) as u64) << PAGE_SHIFT);
 
             leaves.publish_run(page..end, addr, flags);
             mapped += end - page;
             page = end + 1;
         }
         Ok(mapped)
+    }
+
+    /// Lets the device read and write `page`, which the CPU cannot access, at `addr`, where nothing
+    /// is mapped.
+    ///
+    /// Fails with `ENODEV` after unbind.
+    pub(crate) fn map_exclusive(
+        &mut self,
+        dev: &Device<Bound>,
+        addr: usize,
+        page: &ExclusivePage,
+        reserve: &mut Reserve,
+    ) -> Result<(), MapError> {
+        let directory = self.directory(addr, reserve)?;
+        let i = addr >> BLOCK_SHIFT & (ENTRIES - 1);
+        let leaves = directory.leaves(i, reserve)?.ok_or(EINVAL)?;
+        let (at, index) = (page_of(addr), page.index());
+
+        leaves.make_room(reserve)?;
+        // SAFETY: The mapping is stored in the page table, which is emptied before `dev` is
+        // unbound. The process keeps the page until the notifier was called, which takes the
+        // mapping from here; that has not happened, as the caller has the notifier's lock and has
+        // checked that nothing has changed.
+        let mapping = unsafe {
+            Mapping::new_owned(
+                dev,
+                page.folio(),
+                index..index + 1,
+                DataDirection::Bidirectional,
+                DMA_ATTR_REQUIRE_COHERENT,
+            )
+        }?;
+        let target = mapping.dma_address();
+        let run = Run {
+            pages: at..at + 1,
+            is_exclusive: true,
+            _mapping: mapping,
+        };
+
+        leaves.runs.push_within_capacity(run).map_err(|_| EINVAL)?;
+        leaves.publish_run(at..at + 1, target, leaf_flags(true) | hw::ENTRY_SYSTEM);
+        Ok(())
+    }
+
+    /// Whether the device has the page at `addr` to itself.
+    pub(crate) fn is_exclusive(&self, addr: usize) -> bool {
+        self.leaves_at(addr).is_some_and(|leaves| {
+            let has_page = |run: &&Run| run.pages.contains(&page_of(addr));
+
+            leaves
+                .runs
+                .iter()
+                .find(has_page)
+                .is_some_and(|run| run.is_exclusive)
+        })
+    }
+
+    /// The table of level 0 for `addr`.
+    fn leaves_at(&self, addr: usize) -> Option<&Leaves> {
+        let mut directory = self.root.as_ref()?;
+
+        for level in (1..hw::LEVELS).rev() {
+            match &directory.children[addr >> (PAGE_SHIFT + 9 * level) & (ENTRIES - 1)] {
+                Some(Child::Directory(next)) => directory = next,
+                Some(Child::Leaves(leaves)) => return Some(leaves),
+                _ => return None,
+            }
+        }
+        None
     }
 
     /// The table of level 1 for the block at `block`, made if it is missing.
@@ -634,6 +733,11 @@ impl PageTable {
         }
         0
     }
+}
+
+/// The number of the page at `addr` within its block.
+fn page_of(addr: usize) -> usize {
+    addr >> PAGE_SHIFT & (ENTRIES - 1)
 }
 
 /// Flags of a leaf in VRAM.
@@ -725,6 +829,7 @@ fn map_gap(
             let addr = mapping.dma_address();
             let run = Run {
                 pages: pages.clone(),
+                is_exclusive: false,
                 _mapping: mapping,
             };
 

@@ -3,6 +3,7 @@
 //! Shared virtual memory: address spaces that follow the memory of a process.
 
 pub(crate) mod block;
+pub(crate) mod exclusive;
 pub(crate) mod fault;
 pub(crate) mod migrate;
 pub(crate) mod prefetch;
@@ -17,10 +18,12 @@ use kernel::{
     mm::{
         notifier::{
             Event,
+            EventKind,
             IntervalNotifier,
             IntervalNotifierOps,
             WouldBlock, //
         },
+        pagemap::Owner,
         virt::VmaRef,
         Mm,
         MmWithUser,
@@ -51,7 +54,11 @@ use crate::{
     gem::TernObject,
     hw,
     memory::DeviceMemory,
-    mmu::PageTable,
+    mmu::{
+        MapError,
+        PageTable,
+        Reserve, //
+    },
     monitor::Monitor,
     stats::Stats,
     svm::fault::Faults, //
@@ -63,6 +70,8 @@ pub(crate) struct Space {
     control: Arc<Control>,
     monitor: Arc<Monitor>,
     asid: u32,
+    /// Who causes what the device need not be told of.
+    owner: Owner,
     #[pin]
     table: Mutex<PageTable>,
 }
@@ -103,6 +112,11 @@ impl IntervalNotifierOps for Space {
 
     fn lock(&self) -> &Lock<PageTable, MutexBackend> {
         &self.table
+    }
+
+    /// Where the driver takes a page from the CPU, the device goes on to reach it.
+    fn ignores(&self, event: &Event<'_>) -> bool {
+        event.kind() == EventKind::Exclusive && event.is_from(self.owner)
     }
 
     fn invalidate<'e>(
@@ -167,10 +181,12 @@ impl Vm {
         let table = PageTable::new(dev)?;
         let stats = Arc::new(Stats::default(), GFP_KERNEL)?;
         let monitor = memory.monitor.clone();
+        let owner = memory.owner();
         let space = try_pin_init!(Space {
             control,
             monitor,
             asid,
+            owner,
             table <- new_mutex!(table, "tern::Space::table"),
         });
 
@@ -199,7 +215,7 @@ impl Vm {
     ///
     /// That the last reference may be this one must not make a fault wait for the end of all
     /// memory of the process.
-    fn mm(&self) -> Option<ARef<MmWithUserAsync>> {
+    pub(crate) fn mm(&self) -> Option<ARef<MmWithUserAsync>> {
         self.mm.mmget_not_zero().map(MmWithUser::into_mmput_async)
     }
 
@@ -215,6 +231,26 @@ impl Vm {
         match current!().mm() {
             Some(mm) if mm.as_raw() == self.mm.as_raw() => Ok(()),
             _ => Err(EPERM),
+        }
+    }
+
+    /// Lets the device read and write `pages` pages of the driver's own memory at the DMA address
+    /// `addr` as the block at `block`, which is beyond [`Space::RANGE`]. May sleep.
+    ///
+    /// The memory must stay until the address space is shut down.
+    pub(crate) fn map_own(&self, block: usize, pages: usize, addr: u64) -> Result {
+        let dev = self.memory.dev();
+        let mut reserve = Reserve::new()?;
+
+        loop {
+            let mut table = self.notifier.table.lock();
+
+            match table.map_own(block, 0..pages, addr, &mut reserve) {
+                Ok(()) => return Ok(()),
+                Err(MapError::Failed(e)) => return Err(e),
+                Err(MapError::Reserve) => drop(table),
+            }
+            reserve.fill(dev)?;
         }
     }
 

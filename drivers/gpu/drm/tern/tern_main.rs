@@ -8,6 +8,7 @@ mod compute;
 mod control;
 mod copy;
 mod debugfs;
+mod dmirror;
 mod driver;
 mod file;
 mod gem;
@@ -35,4 +36,10 @@ kernel::module_pci_driver! {
     authors: ["Tern developers"],
     description: "Tern shared-virtual-memory GPU",
     license: "GPL v2",
+    params: {
+        dmirror: bool {
+            default: false,
+            description: "Make /dev/hmm_dmirror0 and 1 for the kernel's HMM tests, in place of test_hmm",
+        },
+    },
 }

@@ -74,6 +74,11 @@ enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Runs the kernel's HMM tests on its own test device and on virtual GPUs, and compares them
+    TestHmm {
+        #[command(flatten)]
+        options: Options,
+    },
     /// Shows what the series mends: each test fails on the base kernel and passes with the series
     ///
     /// The options of the machine are for its guests; the time limit holds for each test.
@@ -157,6 +162,17 @@ fn run(cli: Cli) -> Result<ExitCode> {
         } => {
             let kernel = if debug { Kernel::Debug } else { kernel };
             guest::test(places, kernel, &options, debug, only.as_deref(), &args)
+        }
+        Command::TestHmm { options } => {
+            let args = ["--only=hmm-tests", "--only=tern-hmm-tests", "--compare"];
+            guest::test(
+                places,
+                kernel,
+                &options,
+                false,
+                None,
+                &args.map(String::from),
+            )
         }
         Command::Prove {
             options,

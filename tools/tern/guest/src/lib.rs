@@ -9,6 +9,7 @@
 //! there, and no disk image is built.
 
 pub mod accel;
+pub mod comparison;
 pub mod follow;
 pub mod init;
 pub mod libtest;

@@ -64,17 +64,17 @@ impl Runner {
     }
 
     /// Runs `suite`, prints its results and counts them in `totals`. Returns
-    /// false when the user has interrupted it.
+    /// what each test counted as, or nothing when the user has interrupted it.
     ///
     /// # Errors
     ///
     /// Fails when a log cannot be written. A suite that cannot run is a
     /// failure that is counted, and not an error.
-    pub fn run(&self, suite: &Suite, totals: &mut Totals) -> Result<bool> {
+    pub fn run(&self, suite: &Suite, totals: &mut Totals) -> Result<Option<Vec<Case>>> {
         let mut book = Book::new(suite, totals);
         if self.plan.no_series && suite.gpus > 0 {
             book.left_out("this kernel has no driver for the virtual GPU");
-            return Ok(true);
+            return Ok(Some(Vec::new()));
         }
         let (log, mut log_file) = self.logs.create(&format!("{}.log", suite.name))?;
         let kernel_log = self.logs.path(&format!("{}.kernel.log", suite.name));
@@ -82,7 +82,7 @@ impl Runner {
             Ok(program) => program,
             Err(error) => {
                 book.problem(&format!("it did not run: {error:#}"));
-                return Ok(true);
+                return Ok(Some(Vec::new()));
             }
         };
         let mut parser = Parser::new(suite.format);
@@ -98,7 +98,7 @@ impl Runner {
             Ok(())
         })?;
         match end {
-            End::Interrupted => return Ok(false),
+            End::Interrupted => return Ok(None),
             End::TimedOut => {
                 let seconds = limit.unwrap_or_default().as_secs();
                 book.problem(&format!("it took longer than {seconds} s"));
@@ -116,7 +116,7 @@ impl Runner {
         if book.failed {
             println!("   see {}", shown(&log));
         }
-        Ok(true)
+        Ok(Some(book.counted))
     }
 
     /// The limit for the suite's program; `None` is none.
@@ -222,6 +222,8 @@ struct Book<'a> {
     totals: &'a mut Totals,
     /// What the program said, before the table is asked.
     cases: Vec<Case>,
+    /// The same, as the table counts it.
+    counted: Vec<Case>,
     last: Instant,
     start: Instant,
     /// The newest line of output.
@@ -237,6 +239,7 @@ impl<'a> Book<'a> {
             suite,
             totals,
             cases: Vec::new(),
+            counted: Vec::new(),
             last: now,
             start: now,
             line: String::new(),
@@ -290,6 +293,10 @@ impl<'a> Book<'a> {
         );
         self.totals.add(&verdict);
         self.failed |= verdict.is_failure();
+        self.counted.push(Case {
+            name: case.name.clone(),
+            verdict,
+        });
         self.cases.push(case);
     }
 
@@ -349,7 +356,7 @@ mod tests {
         let suite = &read_table(&table).unwrap()[0];
         let runner = Runner::new(plan(directory.path())).unwrap();
         let mut totals = Totals::default();
-        assert!(runner.run(suite, &mut totals).unwrap());
+        assert!(runner.run(suite, &mut totals).unwrap().is_some());
         totals
     }
 
@@ -514,10 +521,10 @@ mod tests {
         plan.no_series = true;
         let runner = Runner::new(plan).unwrap();
         let mut sum = Totals::default();
-        assert!(runner.run(&guest_suite(1), &mut sum).unwrap());
+        assert_eq!(runner.run(&guest_suite(1), &mut sum).unwrap(), Some(vec![]));
         assert_eq!(sum, totals(0, 0, 1));
         // This one runs, or would if there were a program to boot it.
-        assert!(runner.run(&guest_suite(0), &mut sum).unwrap());
+        assert_eq!(runner.run(&guest_suite(0), &mut sum).unwrap(), Some(vec![]));
         assert_eq!(sum, totals(0, 1, 1));
     }
 }

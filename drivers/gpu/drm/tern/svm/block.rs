@@ -170,12 +170,16 @@ impl Block {
         }
     }
 
-    /// Adds all of `addresses`, which lie in the block, to what is wanted for reading.
-    pub(crate) fn want_all(&mut self, addresses: &Range<usize>) {
+    /// Adds all of `addresses`, which lie in the block, for an access of kind `ACCESS_*`.
+    pub(crate) fn want_all(&mut self, addresses: &Range<usize>, access: u32) {
         let page = |addr| (addr - self.start) / PAGE_SIZE;
+        let pages = page(addresses.start)..page(addresses.end);
 
-        self.read
-            .insert_run(page(addresses.start)..page(addresses.end));
+        if is_write(access) {
+            self.write.insert_run(pages);
+        } else {
+            self.read.insert_run(pages);
+        }
     }
 
     /// Adds a fault at `addr`, which lies in the block.

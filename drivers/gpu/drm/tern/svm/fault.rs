@@ -47,10 +47,12 @@ use crate::{
             Installer, //
         },
         migrate::ToDevice,
+        Space,
         Vm, //
     },
 };
 
+const PAGE_SIZE: usize = 4096;
 /// Faults that are drained together, and that are served together.
 const BATCH: usize = 256;
 /// Parts of VMAs that move at the same time, so that the copy engines always have work.
@@ -139,6 +141,19 @@ pub(crate) struct Faults {
     /// The numbers of its queues, as bits.
     #[pin]
     queues: Mutex<[u64; Gpu::QUEUES / 64]>,
+    #[pin]
+    policy: Mutex<Policy>,
+}
+
+/// What the service of a fault does.
+#[derive(Clone)]
+pub(crate) enum Policy {
+    /// Moves what can move to the device, and maps the rest where it is.
+    Move,
+    /// Maps all of these addresses from the fault on, wherever the memory is.
+    Map(Range<usize>),
+    /// Ends the dispatch.
+    Refuse,
 }
 
 impl Faults {
@@ -148,6 +163,7 @@ impl Faults {
             pending <- new_spinlock!(KVec::new(), "tern::Faults::pending"),
             service <- new_mutex!(None, "tern::Faults::service"),
             queues <- new_mutex!([0; Gpu::QUEUES / 64], "tern::Faults::queues"),
+            policy <- new_mutex!(Policy::Move, "tern::Faults::policy"),
         })
     }
 }
@@ -164,6 +180,11 @@ impl Vm {
         *self.faults.service.lock() = Some(Service::new()?);
         *self.faults.pending.lock() = pending;
         Ok(())
+    }
+
+    /// Sets what is done for the faults that are met from now on.
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        *self.faults.policy.lock() = policy;
     }
 
     /// Has `faults`, which are of this address space, served as work of `queue`.
@@ -278,12 +299,20 @@ impl Service {
         };
 
         self.faults.sort_unstable_by_key(|fault| fault.addr);
-        if merge(&self.faults, &mut self.blocks).is_err() {
+        let policy = vm.faults.policy.lock().clone();
+        let merged = match &policy {
+            Policy::Move => merge(&self.faults, &mut self.blocks),
+            Policy::Map(range) => self.want_rest(range),
+            Policy::Refuse => return vm.cancel_faults(&self.faults),
+        };
+        if merged.is_err() {
             // Without memory now; the device faults again.
             return Ok(());
         }
         vm.count(|stats| stats.blocks.add(self.blocks.len() as u64));
-        self.move_blocks(vm, &mm);
+        if matches!(policy, Policy::Move) {
+            self.move_blocks(vm, &mm, &Space::RANGE);
+        }
 
         let mut rest = &self.faults[..];
         for block in &self.blocks {
@@ -318,10 +347,38 @@ impl Service {
         vm.cancel_faults(rest)
     }
 
-    /// Moves to the device what of the blocks can move. What fails to is mapped where it is.
-    pub(super) fn move_blocks(&mut self, vm: &Vm, mm: &MmWithUser) {
+    /// Makes blocks of what of `range` comes after the first fault, to be accessed as by that one.
+    fn want_rest(&mut self, range: &Range<usize>) -> Result {
+        let Some(&fault) = self.faults.first() else {
+            return Ok(());
+        };
+        let start = fault.addr as usize & !(PAGE_SIZE - 1);
+
+        if !is_user(&fault) || !range.contains(&start) {
+            return merge(&self.faults, &mut self.blocks);
+        }
+        self.want_all(&(start..range.end), fault.access)
+    }
+
+    /// Makes blocks of `range`, for an access of kind `ACCESS_*`.
+    pub(super) fn want_all(&mut self, range: &Range<usize>, access: u32) -> Result {
+        self.blocks.clear();
+        for start in (range.start & !(BLOCK_SIZE - 1)..range.end).step_by(BLOCK_SIZE) {
+            let mut block = Block::at(start);
+            let Range { start, end } = block.range();
+
+            block.want_all(&(start.max(range.start)..end.min(range.end)), access);
+            self.blocks.push(block, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// Moves to the device what of the blocks can move and is within `limits`; returns the number
+    /// of pages. What fails to is mapped where it is.
+    pub(super) fn move_blocks(&mut self, vm: &Vm, mm: &MmWithUser, limits: &Range<usize>) -> usize {
+        let mut moved = 0;
         let mmap = mm.mmap_read_lock();
-        let mut parts = Parts::new(&self.blocks, &mmap);
+        let mut parts = Parts::new(&self.blocks, &mmap, limits);
 
         loop {
             let mut moving: [Option<ToDevice<'_>>; IN_FLIGHT] = Default::default();
@@ -344,11 +401,11 @@ impl Service {
                 .unwrap_or(None);
             }
             if !any {
-                return;
+                return moved;
             }
             for part in moving.into_iter().flatten() {
                 // What could not be copied is back where it was.
-                let _ = part.finish();
+                moved += part.finish().unwrap_or(0);
             }
         }
     }
@@ -358,16 +415,18 @@ impl Service {
 struct Parts<'a> {
     blocks: &'a [Block],
     mmap: &'a MmapReadGuard<'a>,
+    limits: &'a Range<usize>,
     /// Address in the first of `blocks` from which on it is not done.
     at: usize,
 }
 
 impl<'a> Parts<'a> {
-    fn new(blocks: &'a [Block], mmap: &'a MmapReadGuard<'a>) -> Self {
+    fn new(blocks: &'a [Block], mmap: &'a MmapReadGuard<'a>, limits: &'a Range<usize>) -> Self {
         Self {
             blocks,
             mmap,
-            at: 0,
+            limits,
+            at: limits.start,
         }
     }
 }
@@ -377,7 +436,7 @@ impl<'a> Iterator for Parts<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while let [block, rest @ ..] = self.blocks {
-            let end = block.start + BLOCK_SIZE;
+            let end = block.range().end.min(self.limits.end);
             let from = self.at.max(block.start);
             let vma = self.mmap.find_vma_intersection(from..end);
             let Some(vma) = vma.filter(|_| from < end) else {
@@ -404,7 +463,7 @@ fn wants_any(block: &Block, range: &Range<usize>) -> bool {
     let wanted = block.wanted();
     let result = wanted
         .iter()
-        .any(|page| range.contains(&(block.start + page * 4096)));
+        .any(|page| range.contains(&(block.start + page * PAGE_SIZE)));
     result
 }
 

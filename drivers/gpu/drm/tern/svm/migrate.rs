@@ -198,8 +198,8 @@ impl<'a> ToDevice<'a> {
     /// Collects what of `range` can move and starts to copy it. `None` if nothing can.
     ///
     /// `range` lies in `vma` and in one block of 2 MiB. Pages that are not there are made on the
-    /// device if one of `wanted` (pages of the block) is in their group, or all of them if a
-    /// whole huge page is possible.
+    /// device if one of `wanted` (pages of the block) is in their group, or all of them where a
+    /// fault of the CPU would make a huge page.
     pub(crate) fn begin(
         memory: &'a DeviceMemory,
         stats: &'a Arc<Stats>,
@@ -210,17 +210,11 @@ impl<'a> ToDevice<'a> {
         buf: &'a mut migrate::Buffer,
     ) -> Result<Option<Self>> {
         let start = Instant::<Monotonic>::now();
-        let whole = range.len() == BLOCK_SIZE && vma.allows_huge_pages();
-        // Before anything is collected, since the core could not fill a whole hole in part.
-        let mut huge = whole
-            .then(|| alloc_folio(memory, PMD_ORDER, stats))
-            .flatten();
-        if huge.is_none() && !memory.vram.has_room() {
-            // To collect would split the process's huge pages for nothing.
+        if !memory.vram.has_room() {
             return Ok(None);
         }
         let mut select = Select::SYSTEM;
-        if huge.is_some() {
+        if range.len() == BLOCK_SIZE {
             select = select | Select::COMPOUND;
         }
 
@@ -230,13 +224,9 @@ impl<'a> ToDevice<'a> {
             .collect(buf)?;
         let mut any = false;
         for mut entry in collected.entries() {
-            let folio = match (entry.order(), entry.is_hole()) {
-                (0, true) if !wanted.any_in_group(first + entry.index(), AROUND) => None,
-                (0, _) => alloc_folio(memory, 0, stats),
-                (PMD_ORDER, _) => huge.take(),
-                _ => None,
-            };
-            any |= folio.is_some_and(|folio| entry.set(folio).is_ok());
+            let is_wanted = |page| wanted.any_in_group(page, AROUND);
+
+            any |= set_device(memory, stats, vma, &mut entry, first, is_wanted);
         }
         if !any {
             return Ok(None);
@@ -251,8 +241,8 @@ impl<'a> ToDevice<'a> {
         }))
     }
 
-    /// Waits for the copy and puts the pages in place.
-    pub(crate) fn finish(self) -> Result {
+    /// Waits for the copy and puts the pages in place; returns how many have moved.
+    pub(crate) fn finish(self) -> Result<usize> {
         let Self {
             memory,
             stats,
@@ -264,14 +254,16 @@ impl<'a> ToDevice<'a> {
     }
 }
 
-/// Waits for the copies, puts the destinations in place and counts them in `stats`.
+/// Waits for the copies, puts the destinations in place and counts them in `stats`. Returns the
+/// number of pages that have moved.
 fn finish<K: Kind>(
     memory: &DeviceMemory,
     collected: Collected<'_, K>,
     copying: Copying<'_>,
     stats: &Stats,
-) -> Result {
+) -> Result<usize> {
     let (mut migration, result) = copying.wait(memory, stats);
+    let mut pages = 0;
 
     if result.is_ok() {
         let start = Instant::<Monotonic>::now();
@@ -279,6 +271,7 @@ fn finish<K: Kind>(
         for outcome in migrated.outcomes() {
             if outcome.migrated {
                 migration.sizes.count(outcome.dst.order());
+                pages += outcome.dst.nr_pages();
             }
         }
         // Before anybody who waits for the pages goes on.
@@ -287,7 +280,34 @@ fn finish<K: Kind>(
         migration.ns += stats.install_ns.add_since(start);
     }
     memory.monitor.migration(&migration, result);
-    result
+    result.map(|()| pages)
+}
+
+/// Sets the destination of `entry`, which begins `first` pages after what was collected does, in
+/// device memory. False if there is none for it, or none is wanted.
+///
+/// A huge page stays whole: there is room for all of it, or it stays where it is. A hole becomes a
+/// huge page where a fault of the CPU would make one, else the pages for which `is_wanted` is true.
+fn set_device(
+    memory: &DeviceMemory,
+    stats: &Arc<Stats>,
+    vma: &VmaRef,
+    entry: &mut Entry<'_>,
+    first: usize,
+    is_wanted: impl Fn(usize) -> bool,
+) -> bool {
+    let index = first + entry.index();
+    let single = |_| alloc_folio(memory, 0, stats);
+
+    if entry.order() == PMD_ORDER && (!entry.is_hole() || vma.allows_huge_pages()) {
+        if let Some(folio) = alloc_folio(memory, PMD_ORDER, stats) {
+            return entry.set(folio).is_ok();
+        }
+    }
+    if entry.is_hole() {
+        return entry.fill(|page| is_wanted(index + page).then(|| single(page)).flatten()) > 0;
+    }
+    entry.set_pages(|page| single(page).ok_or(ENOMEM)).is_ok()
 }
 
 /// Sets the destination of `entry`: a huge page from `huge` if it is one, else single pages.
@@ -320,7 +340,7 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     let mut buf =
         migrate::Buffer::new(range.len() / PAGE_SIZE, GFP_KERNEL).map_err(|_| FaultError::Oom)?;
     let mut huge = matches!(fault.level(), Level::Pmd)
-        .then(|| alloc_system(vma, range.start, PMD_ORDER, GFP_TRANSHUGE_LIGHT).ok())
+        .then(|| alloc_system(memory, vma, range.start, PMD_ORDER, GFP_TRANSHUGE_LIGHT).ok())
         .flatten();
 
     stats.cpu_faults.add(1);
@@ -330,7 +350,8 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
         .map_err(|_| FaultError::Sigbus)?;
     for mut entry in collected.entries() {
         let first = base + entry.index() * PAGE_SIZE;
-        let single = |page| alloc_system(vma, first + page * PAGE_SIZE, 0, GFP_HIGHUSER_MOVABLE);
+        let addr = |page| first + page * PAGE_SIZE;
+        let single = |page| alloc_system(memory, vma, addr(page), 0, GFP_HIGHUSER_MOVABLE);
 
         // The core collects holes, too; they stay holes.
         if !entry.is_hole() {
@@ -343,10 +364,13 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     })?;
     stats.collect_ns.add_since(start);
 
-    finish(memory, collected, copying, &stats).map_err(|_| FaultError::Sigbus)
+    finish(memory, collected, copying, &stats)
+        .map(|_| ())
+        .map_err(|_| FaultError::Sigbus)
 }
 
-/// Brings back what of `wanted` (pages of the block) is in device memory, a huge page whole.
+/// Brings back what of `wanted` (pages of the block) is in device memory, a huge page whole. Returns
+/// the number of pages.
 ///
 /// `range` lies in `vma` and has all of it that is in one block of 2 MiB, so that no huge page is
 /// split. May sleep.
@@ -360,7 +384,7 @@ pub(crate) fn back_to_system(
     range: Range<usize>,
     wanted: &PageSet,
     buf: &mut migrate::Buffer,
-) -> Result {
+) -> Result<usize> {
     let start = Instant::<Monotonic>::now();
     let first = range.start / PAGE_SIZE % BLOCK_PAGES;
     let block = range.start & !(BLOCK_SIZE - 1);
@@ -372,8 +396,8 @@ pub(crate) fn back_to_system(
     for mut entry in collected.entries() {
         let pages = first + entry.index()..first + entry.index() + entry.nr_pages();
         let addr = |page| block + (pages.start + page) * PAGE_SIZE;
-        let huge = || alloc_system(vma, addr(0), PMD_ORDER, GFP_TRANSHUGE_LIGHT).ok();
-        let single = |page| alloc_system(vma, addr(page), 0, GFP_HIGHUSER_MOVABLE);
+        let huge = || alloc_system(memory, vma, addr(0), PMD_ORDER, GFP_TRANSHUGE_LIGHT).ok();
+        let single = |page| alloc_system(memory, vma, addr(page), 0, GFP_HIGHUSER_MOVABLE);
 
         // The core collects holes, too; they stay holes.
         if !entry.is_hole() && pages.clone().any(|page| wanted.contains(page)) {
@@ -382,7 +406,7 @@ pub(crate) fn back_to_system(
         }
     }
     if !any {
-        return Ok(());
+        return Ok(0);
     }
     let copying = Copying::start(memory, &collected)?;
     stats.collect_ns.add_since(start);
@@ -391,11 +415,13 @@ pub(crate) fn back_to_system(
 
 /// Allocates system memory for `addr` in `vma`, by its memory policy.
 fn alloc_system(
+    memory: &DeviceMemory,
     vma: &VmaRef,
     addr: usize,
     order: u32,
     flags: Flags,
 ) -> Result<LockedFolio, AllocError> {
+    memory.fail_injected()?;
     Folio::alloc_for_vma(vma, addr, order, flags).map(Folio::lock)
 }
 
@@ -409,6 +435,20 @@ fn fault_range(fault: &VmFault) -> Range<usize> {
     let start = fault.address() & !(size - 1);
 
     start.max(fault.vma().start())..(start + size).min(fault.vma().end())
+}
+
+/// Brings back what is in device memory now, whoever maps it. What cannot be had for the moment
+/// stays. May sleep; needs no mmap lock.
+///
+/// Fails with `ENOMEM` before anything has moved.
+pub(crate) fn evict_once(memory: &DeviceMemory) -> Result {
+    let mut buf = migrate::Buffer::new(BLOCK_PAGES, GFP_KERNEL)?;
+
+    for start in (0..memory.vram.pages()).step_by(BLOCK_PAGES) {
+        // A block that fails is as it was.
+        let _ = evict_block(memory, start, &mut buf);
+    }
+    Ok(())
 }
 
 /// Brings back all device memory, whoever maps it. From now on none is allocated any more.
@@ -463,5 +503,5 @@ fn evict_block(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -
     }
     let copying = Copying::start(memory, &collected)?;
     // Whose pages they are, nobody asks any more.
-    finish(memory, collected, copying, &Stats::default())
+    finish(memory, collected, copying, &Stats::default()).map(|_| ())
 }

@@ -15,6 +15,7 @@ use kernel::{
 };
 
 use crate::{
+    hw,
     mmu::{
         BLOCK_PAGES,
         BLOCK_SIZE, //
@@ -27,6 +28,7 @@ use crate::{
             IN_FLIGHT, //
         },
         migrate::back_to_system,
+        Space,
         Vm, //
     },
 };
@@ -51,9 +53,18 @@ impl TryFrom<u32> for Location {
     }
 }
 
+/// What of the memory around a range may move with it.
+#[derive(Clone, Copy)]
+pub(crate) enum Extent {
+    /// The rest of huge pages, and the neighbours of pages that are not there, as for a fault.
+    Around,
+    /// Nothing, to the device: huge pages are split. To the system a huge page always comes whole.
+    Exact,
+}
+
 impl Vm {
-    /// Moves what of `range`, which is one of whole pages, can move to `location`. In the end
-    /// `range` is what is left to be done: nothing, unless it fails.
+    /// Moves what of `range`, which is one of whole pages, can move to `location`; returns the
+    /// number of pages. In the end `range` is what is left to be done: nothing, unless it fails.
     ///
     /// `mm` is the memory of this address space. May sleep. See `struct drm_tern_prefetch` for the
     /// errors.
@@ -62,18 +73,25 @@ impl Vm {
         mm: &MmWithUser,
         range: &mut Range<usize>,
         location: Location,
-    ) -> Result {
+        extent: Extent,
+    ) -> Result<usize> {
+        let limits = match extent {
+            Extent::Around => Space::RANGE,
+            Extent::Exact => range.clone(),
+        };
         let mut mover = Mover::new(location)?;
+        let mut moved = 0;
 
         loop {
-            let end = mover.step(self, mm, range)?;
+            let (end, pages) = mover.step(self, mm, range, &limits)?;
 
+            moved += pages;
             if self.memory.copies.is_lost() {
                 return Err(EIO);
             }
             range.start = end;
             if range.start == range.end {
-                return Ok(());
+                return Ok(moved);
             }
             // After the first step, so that every call achieves something.
             if current!().signal_pending() {
@@ -97,11 +115,18 @@ impl Mover {
         })
     }
 
-    /// Moves what is at the start of `range`; returns the address up to which it is done.
-    fn step(&mut self, vm: &Vm, mm: &MmWithUser, range: &Range<usize>) -> Result<usize> {
+    /// Moves what is at the start of `range`; returns the address up to which it is done, and the
+    /// number of pages that have moved.
+    fn step(
+        &mut self,
+        vm: &Vm,
+        mm: &MmWithUser,
+        range: &Range<usize>,
+        limits: &Range<usize>,
+    ) -> Result<(usize, usize)> {
         match self {
             Self::ToSystem(buf) => to_system(vm, mm, range, buf),
-            Self::ToDevice(service) => to_device(vm, mm, range, service),
+            Self::ToDevice(service) => to_device(vm, mm, range, limits, service),
         }
     }
 }
@@ -112,20 +137,20 @@ fn to_system(
     mm: &MmWithUser,
     range: &Range<usize>,
     buf: &mut migrate::Buffer,
-) -> Result<usize> {
+) -> Result<(usize, usize)> {
     let mmap = mm.mmap_read_lock();
     let vma = mmap.vma_lookup(range.start).ok_or(EFAULT)?;
     let end = range.end.min(vma.end());
 
     if !may_move(vma) {
-        return Ok(end);
+        return Ok((end, 0));
     }
     let mut block = Block::at(range.start);
     let end = end.min(block.range().end);
     let whole = block.start.max(vma.start())..block.range().end.min(vma.end());
-    block.want_all(&(range.start..end));
+    block.want_all(&(range.start..end), hw::ACCESS_READ);
 
-    back_to_system(
+    let moved = back_to_system(
         &vm.memory,
         &vm.stats,
         &mmap,
@@ -135,7 +160,7 @@ fn to_system(
         buf,
     )
     .map_err(|e| if e == ENOMEM { e } else { EIO })?;
-    Ok(end)
+    Ok((end, moved))
 }
 
 /// Moves some blocks to the device, as far as one area has them, and lets it reach them.
@@ -143,8 +168,9 @@ fn to_device(
     vm: &Vm,
     mm: &MmWithUser,
     range: &Range<usize>,
+    limits: &Range<usize>,
     service: &mut Service,
-) -> Result<usize> {
+) -> Result<(usize, usize)> {
     let (is_readable, end) = {
         let mmap = mm.mmap_read_lock();
         let vma = mmap.vma_lookup(range.start).ok_or(EFAULT)?;
@@ -152,19 +178,13 @@ fn to_device(
         (vma.flags() & flags::READ != 0, range.end.min(vma.end()))
     };
     if !is_readable {
-        return Ok(end);
+        return Ok((end, 0));
     }
     let first = range.start & !(BLOCK_SIZE - 1);
     let end = end.min(first + IN_FLIGHT * BLOCK_SIZE);
 
-    service.blocks.clear();
-    for start in (first..end).step_by(BLOCK_SIZE) {
-        let mut block = Block::at(start);
-
-        block.want_all(&(start.max(range.start)..end.min(block.range().end)));
-        service.blocks.push(block, GFP_KERNEL)?;
-    }
-    service.move_blocks(vm, mm);
+    service.want_all(&(range.start..end), hw::ACCESS_READ)?;
+    let moved = service.move_blocks(vm, mm, limits);
     for block in &service.blocks {
         // What is not there is not wanted: nothing is faulted in.
         let present = Block::at(block.start);
@@ -173,5 +193,5 @@ fn to_device(
             .installer
             .install(vm.memory.dev(), &vm.memory, vm, mm, &present)?;
     }
-    Ok(end)
+    Ok((end, moved))
 }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use tern_guest::comparison::Comparison;
 use tern_guest::options::Options;
 use tern_guest::runner::{Plan, Runner};
 use tern_guest::suite::{choose, read_table, Suite, Totals};
@@ -51,6 +52,9 @@ struct Cli {
     /// What runs in a guest may take so many times as long, because its kernel is slow
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     time_factor: u32,
+    /// At the end, show side by side what the suites gave for each test
+    #[arg(long)]
+    compare: bool,
     /// List the suites and run none
     #[arg(long)]
     list: bool,
@@ -100,12 +104,17 @@ fn run(cli: &Cli) -> Result<u8> {
     }
     let runner = runner(cli)?;
     let mut totals = Totals::default();
+    let mut table = Comparison::default();
     for suite in &suites {
         println!("== {}: {}", suite.name, suite.about);
-        if !runner.run(suite, &mut totals)? {
+        let Some(cases) = runner.run(suite, &mut totals)? else {
             eprintln!("tern-test: interrupted");
             return Ok(130);
-        }
+        };
+        table.add(&suite.name, &cases);
+    }
+    if cli.compare {
+        println!("{table}");
     }
     println!("{totals}");
     Ok(u8::from(totals.failed > 0))

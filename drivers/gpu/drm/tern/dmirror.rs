@@ -1,0 +1,704 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Nodes that serve the kernel's HMM tests, `tools/testing/selftests/mm/hmm-tests.c`, as
+//! `lib/test_hmm.c` does, with a device that is one.
+//!
+//! An open file mirrors the memory of the process that opened it, as an address space of the device
+//! does. To read and write it "by the device" is a dispatch, to migrate it a prefetch. The interface
+//! is that of `lib/test_hmm_uapi.h`.
+
+use core::{
+    ops::Range,
+    sync::atomic::{
+        AtomicU32,
+        Ordering, //
+    },
+};
+
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::Coherent,
+    drm::{
+        self,
+        Registered, //
+    },
+    fs,
+    ioctl::_IOWR,
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    mm::{
+        folio::PMD_ORDER,
+        hmm::{
+            self,
+            Access,
+            FaultError,
+            RangeFault, //
+        },
+        virt::{
+            flags,
+            VmaNew, //
+        },
+        MmWithUser, //
+    },
+    new_mutex,
+    page::Page,
+    pci,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc,
+        Mutex, //
+    },
+    time::msecs_to_jiffies,
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice,
+        UserSliceReader,
+        UserSliceWriter, //
+    },
+    uapi,
+};
+
+use crate::{
+    compute::{
+        Outcome,
+        Queue, //
+    },
+    driver::TernDevice,
+    gpu::Gpu,
+    hw,
+    mmu::{
+        BLOCK_PAGES,
+        BLOCK_SIZE, //
+    },
+    svm::{
+        fault::Policy,
+        migrate::evict_once,
+        prefetch::{
+            Extent,
+            Location, //
+        },
+        Space,
+        Vm, //
+    },
+};
+
+const PAGE_SIZE: usize = 4096;
+
+/// `struct hmm_dmirror_cmd`, the argument of all ioctls.
+#[repr(C)]
+struct Command {
+    /// Where the device accesses memory.
+    addr: u64,
+    /// Where the caller has, or wants, the data.
+    ptr: u64,
+    npages: u64,
+    /// Out: pages that were done.
+    cpages: u64,
+    /// Out: faults of the device.
+    faults: u64,
+}
+
+// SAFETY: Any bit pattern is valid.
+unsafe impl FromBytes for Command {}
+// SAFETY: There is no padding.
+unsafe impl AsBytes for Command {}
+
+const READ: u32 = _IOWR::<Command>(b'H' as u32, 0);
+const WRITE: u32 = _IOWR::<Command>(b'H' as u32, 1);
+const MIGRATE_TO_DEV: u32 = _IOWR::<Command>(b'H' as u32, 2);
+const MIGRATE_TO_SYS: u32 = _IOWR::<Command>(b'H' as u32, 3);
+const SNAPSHOT: u32 = _IOWR::<Command>(b'H' as u32, 4);
+const EXCLUSIVE: u32 = _IOWR::<Command>(b'H' as u32, 5);
+const CHECK_EXCLUSIVE: u32 = _IOWR::<Command>(b'H' as u32, 6);
+const RELEASE: u32 = _IOWR::<Command>(b'H' as u32, 7);
+const FLAGS: u32 = _IOWR::<Command>(b'H' as u32, 8);
+const READ_UNLOCKED: u32 = _IOWR::<Command>(b'H' as u32, 9);
+
+/// For [`FLAGS`]: the next allocation of a migration fails.
+const FLAG_FAIL_ALLOC: u64 = 1 << 0;
+
+// What [`SNAPSHOT`] tells of a page.
+const PROT_READ: u8 = 0x01;
+const PROT_WRITE: u8 = 0x02;
+const PROT_PMD: u8 = 0x04;
+const PROT_PUD: u8 = 0x08;
+const PROT_ZERO: u8 = 0x10;
+const PROT_DEV_PRIVATE_LOCAL: u8 = 0x20;
+const PROT_ERROR: u8 = 0xff;
+
+/// Order of what an entry of the level above PMD maps.
+const PUD_ORDER: u32 = 2 * PMD_ORDER;
+
+impl Command {
+    /// The addresses that the device accesses.
+    fn range(&self) -> Result<Range<usize>> {
+        let size = self.npages.checked_mul(PAGE_SIZE as u64).ok_or(EINVAL)?;
+        let end = self.addr.checked_add(size).ok_or(EINVAL)?;
+
+        if size == 0 || self.addr % PAGE_SIZE as u64 != 0 || end > Space::RANGE.end as u64 {
+            return Err(EINVAL);
+        }
+        Ok(self.addr as usize..end as usize)
+    }
+
+    /// The caller's data, one byte of it for each of `unit` bytes of memory.
+    fn data(&self, unit: usize) -> Result<UserSlice> {
+        let length = self.range()?.len() / unit;
+
+        Ok(UserSlice::new(
+            UserPtr::from_addr(self.ptr as usize),
+            length,
+        ))
+    }
+}
+
+/// Numbers of nodes that exist, as bits.
+static NUMBERS: AtomicU32 = AtomicU32::new(0);
+
+/// The number of a node, given to one at a time.
+struct Number(usize);
+
+impl Number {
+    /// The names that the tests have for devices with private memory.
+    const NAMES: [&'static CStr; 2] = [c"hmm_dmirror0", c"hmm_dmirror1"];
+
+    fn take() -> Option<Self> {
+        let is_free = |i: &usize| NUMBERS.fetch_or(1 << i, Ordering::Relaxed) & 1 << i == 0;
+
+        (0..Self::NAMES.len()).find(is_free).map(Self)
+    }
+
+    fn name(&self) -> &'static CStr {
+        Self::NAMES[self.0]
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        NUMBERS.fetch_and(!(1 << self.0), Ordering::Relaxed);
+    }
+}
+
+/// The node of a device.
+#[pin_data]
+pub(crate) struct Node {
+    /// Goes first, so that nobody opens it any more.
+    #[pin]
+    misc: MiscDeviceRegistration<Mirror>,
+    drm: ARef<TernDevice>,
+    _number: Number,
+}
+
+impl Node {
+    /// Makes the node of a device that is registered, if that is asked for and there are names
+    /// left. May sleep.
+    pub(crate) fn register(drm: ARef<TernDevice>) -> Result<Option<Pin<KBox<Self>>>> {
+        if !cfg!(CONFIG_DRM_TERN_DMIRROR) || !crate::module_parameters::dmirror.value() {
+            return Ok(None);
+        }
+        let Some(number) = Number::take() else {
+            return Ok(None);
+        };
+        let name = number.name();
+        let node = try_pin_init!(Self {
+            // Before the node, from which it is opened.
+            drm,
+            _number: number,
+            misc <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
+        });
+
+        Ok(Some(KBox::pin_init(node, GFP_KERNEL)?))
+    }
+
+    /// The node whose registration this is.
+    fn of(misc: &MiscDeviceRegistration<Mirror>) -> &Self {
+        // SAFETY: A registration for `Mirror` is made as a field of a `Node` only, whose other
+        // fields are initialised before it.
+        unsafe { &*kernel::container_of!(core::ptr::from_ref(misc), Self, misc) }
+    }
+}
+
+/// Memory that the dispatches of a mirror use, at a place of its address space where no process has
+/// any: code, arguments and data.
+struct Window {
+    memory: Coherent<[u64]>,
+}
+
+impl Window {
+    /// Its address on the device.
+    const BASE: usize = Space::RANGE.end;
+    const ARGS: usize = PAGE_SIZE;
+    const DATA: usize = 2 * PAGE_SIZE;
+    /// Bytes of it.
+    const SIZE: usize = BLOCK_SIZE / 2;
+    /// Bytes that are copied by one dispatch.
+    const DATA_SIZE: usize = Self::SIZE - Self::DATA;
+
+    /// Threads of a dispatch: one wave, so that a fault is met by all of them at once.
+    const THREADS: usize = 32;
+
+    /// Copies from `args[1]` to `args[0]`, up to `args[2]` there; each thread every `THREADS`th part
+    /// of 32 bytes:
+    ///
+    /// ```text
+    ///         slli    a1, a1, 5
+    ///         slli    a2, a2, 5
+    ///         ld      a3, 8(a0)
+    ///         ld      a4, 16(a0)
+    ///         ld      a0, 0(a0)
+    ///         add     a3, a3, a1
+    ///         add     a0, a0, a1
+    /// 1:      ld      t0, 0(a3)
+    ///         ld      t1, 8(a3)
+    ///         ld      t2, 16(a3)
+    ///         ld      t3, 24(a3)
+    ///         sd      t0, 0(a0)
+    ///         sd      t1, 8(a0)
+    ///         sd      t2, 16(a0)
+    ///         sd      t3, 24(a0)
+    ///         add     a3, a3, a2
+    ///         add     a0, a0, a2
+    ///         bltu    a0, a4, 1b
+    ///         ecall
+    /// ```
+    const CODE: [u32; 19] = [
+        0x0055_9593,
+        0x0056_1613,
+        0x0085_3683,
+        0x0105_3703,
+        0x0005_3503,
+        0x00b6_86b3,
+        0x00b5_0533,
+        0x0006_b283,
+        0x0086_b303,
+        0x0106_b383,
+        0x0186_be03,
+        0x0055_3023,
+        0x0065_3423,
+        0x0075_3823,
+        0x01c5_3c23,
+        0x00c6_86b3,
+        0x00c5_0533,
+        0xfce5_6ce3,
+        0x0000_0073,
+    ];
+
+    fn new(dev: &Device<Bound>) -> Result<Self> {
+        let mut window = Self {
+            memory: Coherent::zeroed_slice(dev, Self::SIZE / size_of::<u64>(), GFP_KERNEL)?,
+        };
+        let code = Self::CODE.iter().flat_map(|word| word.to_le_bytes());
+
+        for (byte, code) in window.bytes().iter_mut().zip(code) {
+            *byte = code;
+        }
+        Ok(window)
+    }
+
+    /// Its memory. No dispatch uses it: the queue is idle or gone whenever a caller comes here.
+    fn bytes(&mut self) -> &mut [u8] {
+        let memory = self.memory.as_mut_ptr().cast();
+
+        // SAFETY: The memory has this size and is borrowed mutably, and the device does not access
+        // it at the time.
+        unsafe { core::slice::from_raw_parts_mut(memory, Self::SIZE) }
+    }
+
+    fn data(&mut self, size: usize) -> &mut [u8] {
+        &mut self.bytes()[Self::DATA..Self::DATA + size]
+    }
+
+    /// A dispatch that copies `size` bytes, whole pages, within the device's address space.
+    fn copy(&mut self, dst: usize, src: usize, size: usize) -> hw::DispatchPacket {
+        const WATCHDOG_MS: u32 = 10_000;
+        let args = [dst, src, dst + size].map(|arg| (arg as u64).to_le_bytes());
+
+        self.bytes()[Self::ARGS..Self::ARGS + 24].copy_from_slice(args.as_flattened());
+        hw::DispatchPacket {
+            op: hw::OP_DISPATCH,
+            entry: Self::BASE as u64,
+            args: (Self::BASE + Self::ARGS) as u64,
+            threads: Self::THREADS as u64,
+            watchdog_ms: WATCHDOG_MS,
+            ..Default::default()
+        }
+    }
+}
+
+/// A queue that is gone when it is not used any more, whatever it has to do then.
+struct TemporaryQueue<'a> {
+    gpu: &'a Gpu,
+    queue: Arc<Queue>,
+}
+
+impl TemporaryQueue<'_> {
+    /// Runs a dispatch to its end. Sleeps.
+    ///
+    /// Fails with `ERESTARTSYS` after a signal; the queue must be dropped then.
+    fn run(&self, packet: hw::DispatchPacket) -> Result<Outcome> {
+        let (seqno, fence) = self.queue.submit(&self.gpu.work, packet, KVec::new())?;
+
+        fence.wait()?;
+        self.queue.outcome(seqno)?.ok_or(EIO)
+    }
+}
+
+impl Drop for TemporaryQueue<'_> {
+    fn drop(&mut self) {
+        self.gpu.destroy_queue(&self.queue);
+    }
+}
+
+/// What the device does with memory of the process.
+enum Transfer {
+    /// Reads it, to the caller.
+    Read(UserSliceWriter),
+    /// Writes it, from the caller.
+    Write(UserSliceReader),
+}
+
+impl Transfer {
+    fn access(&self) -> Access {
+        match self {
+            Self::Read(_) => Access::Read,
+            Self::Write(_) => Access::Write,
+        }
+    }
+
+    /// Does a part of it, at `addr`.
+    fn step(
+        &mut self,
+        queue: &TemporaryQueue<'_>,
+        window: &mut Window,
+        addr: usize,
+        size: usize,
+    ) -> Result<Outcome> {
+        let data = Window::BASE + Window::DATA;
+
+        match self {
+            Self::Read(user) => {
+                let outcome = queue.run(window.copy(data, addr, size))?;
+
+                if outcome.status == uapi::drm_tern_result_status_DRM_TERN_RESULT_OK {
+                    user.write_slice(window.data(size))?;
+                }
+                Ok(outcome)
+            }
+            Self::Write(user) => {
+                user.read_slice(window.data(size))?;
+                queue.run(window.copy(addr, data, size))
+            }
+        }
+    }
+}
+
+/// An open file: an address space of the device over the memory of the process that opened it.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Mirror {
+    drm: ARef<TernDevice>,
+    gpu: Arc<Gpu>,
+    vm: Arc<Vm>,
+    /// Locked while a dispatch uses it.
+    #[pin]
+    window: Mutex<Window>,
+}
+
+impl Mirror {
+    fn new(drm: &TernDevice) -> Result<Pin<KBox<Self>>> {
+        let dev = enter(drm).ok_or(ENODEV)?;
+        let dev = bound(&dev);
+        let gpu: Arc<Gpu> = Arc::clone(drm);
+        let window = Window::new(dev)?;
+        let addr = window.memory.dma_address();
+        let vm = gpu.create_space(dev, drm.into(), current!().mm().ok_or(EINVAL)?)?;
+
+        // From here on the drop ends the address space, before the window goes.
+        let mirror = KBox::pin_init(
+            try_pin_init!(Self {
+                drm: drm.into(),
+                gpu,
+                vm,
+                window <- new_mutex!(window, "tern::Mirror::window"),
+            }? Error),
+            GFP_KERNEL,
+        )?;
+        mirror
+            .vm
+            .map_own(Window::BASE, Window::SIZE / PAGE_SIZE, addr)?;
+        Ok(mirror)
+    }
+
+    /// Lets the device read or write memory; returns the number of pages that it did. What is
+    /// done for its faults is `policy`. Sleeps.
+    ///
+    /// Fails as the core does for memory that the process does not have, and with `ENOENT` if
+    /// faults are refused and the device cannot reach all of it.
+    fn transfer(
+        &self,
+        dev: &Device<Bound>,
+        mm: &MmWithUser,
+        range: &Range<usize>,
+        mut transfer: Transfer,
+        policy: Policy,
+    ) -> Result<u64> {
+        let mut window = self.window.lock();
+        let queue = TemporaryQueue {
+            gpu: &self.gpu,
+            queue: self.gpu.create_queue(dev, self.vm.clone(), 2)?,
+        };
+        let is_refused = matches!(policy, Policy::Refuse);
+
+        self.vm.set_policy(policy);
+        for addr in range.clone().step_by(Window::DATA_SIZE) {
+            let size = Window::DATA_SIZE.min(range.end - addr);
+            let outcome = transfer.step(&queue, &mut window, addr, size)?;
+
+            match outcome.status {
+                uapi::drm_tern_result_status_DRM_TERN_RESULT_OK => (),
+                uapi::drm_tern_result_status_DRM_TERN_RESULT_FAULT if is_refused => {
+                    return Err(ENOENT)
+                }
+                uapi::drm_tern_result_status_DRM_TERN_RESULT_FAULT => {
+                    return Err(self.why(mm, outcome.address, transfer.access()))
+                }
+                _ => return Err(EIO),
+            }
+        }
+        Ok((range.len() / PAGE_SIZE) as u64)
+    }
+
+    /// Why an access faulted, in the core's words.
+    fn why(&self, mm: &MmWithUser, addr: u64, access: Access) -> Error {
+        let ask = || -> Result<(), FaultError> {
+            let start = addr as usize & !(PAGE_SIZE - 1);
+            let mut buf = hmm::Buffer::new(1, GFP_KERNEL).map_err(Error::from)?;
+
+            RangeFault::new(&self.vm.notifier, start..start + PAGE_SIZE, access)
+                .fault_unlocked(mm, timeout(), &mut buf)
+                .map(|_| ())
+        };
+
+        // If there is nothing against it any more, there was.
+        ask().err().map_or(EFAULT, Error::from)
+    }
+
+    /// [`READ`] and [`WRITE`].
+    fn access(
+        &self,
+        dev: &Device<Bound>,
+        mm: &MmWithUser,
+        args: &mut Command,
+        transfer: Transfer,
+    ) -> Result {
+        let range = args.range()?;
+        let before = self.vm.stats.faults.get();
+
+        args.cpages = self.transfer(dev, mm, &range, transfer, Policy::Map(range.clone()))?;
+        args.faults = self.vm.stats.faults.get() - before;
+        Ok(())
+    }
+
+    /// Shows the caller what the device has now.
+    fn show(&self, dev: &Device<Bound>, mm: &MmWithUser, args: &mut Command) -> Result {
+        let reader = Transfer::Read(args.data(1)?.writer());
+
+        args.cpages = self.transfer(dev, mm, &args.range()?, reader, Policy::Refuse)?;
+        Ok(())
+    }
+
+    /// [`MIGRATE_TO_DEV`] and [`MIGRATE_TO_SYS`]; returns the number of pages.
+    fn migrate(&self, mm: &MmWithUser, args: &Command, location: Location) -> Result<usize> {
+        let mut range = args.range()?;
+
+        check_areas(mm, &range)?;
+        self.vm
+            .prefetch(mm, &mut range, location, Extent::Exact)
+            // It was there a moment ago.
+            .map_err(|e| if e == EFAULT { EINVAL } else { e })
+    }
+
+    /// [`SNAPSHOT`].
+    fn snapshot(&self, mm: &MmWithUser, args: &mut Command) -> Result {
+        let range = args.range()?;
+        let mut user = args.data(PAGE_SIZE)?.writer();
+        let mut buf = hmm::Buffer::new(BLOCK_PAGES, GFP_KERNEL)?;
+
+        for start in range.clone().step_by(BLOCK_SIZE) {
+            let part = start..range.end.min(start + BLOCK_SIZE);
+
+            user.write_slice(&self.snapshot_block(mm, part, &mut buf)?)?;
+        }
+        args.cpages = (range.len() / PAGE_SIZE) as u64;
+        Ok(())
+    }
+
+    /// A byte for each page of `range`, which has at most [`BLOCK_PAGES`].
+    fn snapshot_block(
+        &self,
+        mm: &MmWithUser,
+        range: Range<usize>,
+        buf: &mut hmm::Buffer,
+    ) -> Result<KVec<u8>> {
+        let mut pages = KVec::from_elem(0, range.len() / PAGE_SIZE, GFP_KERNEL)?;
+
+        loop {
+            let answer = RangeFault::new(&self.vm.notifier, range.clone(), Access::Snapshot)
+                .owner(self.gpu.memory.owner())
+                .fault_unlocked(mm, timeout(), buf)?;
+            let Ok(stable) = answer.lock() else {
+                continue;
+            };
+
+            for (i, page) in pages.iter_mut().enumerate() {
+                *page = if stable.is_error(i) { PROT_ERROR } else { 0 };
+            }
+            for entry in stable.entries() {
+                pages[entry.index()..entry.index() + entry.nr_pages()].fill(protection(&entry));
+            }
+            return Ok(pages);
+        }
+    }
+
+    fn command(&self, dev: &Device<Bound>, cmd: u32, args: &mut Command) -> Result {
+        let mm = self.vm.mm().ok_or(EINVAL)?;
+        let range = args.range()?;
+
+        match cmd {
+            READ | READ_UNLOCKED => {
+                let reader = Transfer::Read(args.data(1)?.writer());
+                self.access(dev, &mm, args, reader)
+            }
+            WRITE => {
+                let writer = Transfer::Write(args.data(1)?.reader());
+                self.access(dev, &mm, args, writer)
+            }
+            MIGRATE_TO_DEV => {
+                self.migrate(&mm, args, Location::Device)?;
+                self.show(dev, &mm, args)
+            }
+            MIGRATE_TO_SYS => {
+                args.cpages = self.migrate(&mm, args, Location::System)? as u64;
+                Ok(())
+            }
+            SNAPSHOT => self.snapshot(&mm, args),
+            EXCLUSIVE => {
+                self.vm.make_exclusive(dev, &mm, &range)?;
+                self.show(dev, &mm, args)
+            }
+            CHECK_EXCLUSIVE if self.vm.has_exclusive(&range) => Err(EPERM),
+            CHECK_EXCLUSIVE => Ok(()),
+            RELEASE => evict_once(&self.gpu.memory),
+            FLAGS => {
+                self.gpu
+                    .memory
+                    .inject_failure(args.npages & FLAG_FAIL_ALLOC != 0);
+                Ok(())
+            }
+            _ => Err(EINVAL),
+        }
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Mirror {
+    fn drop(self: Pin<&mut Self>) {
+        self.gpu.destroy_space(&self.vm);
+    }
+}
+
+#[vtable]
+impl MiscDevice for Mirror {
+    type Ptr = Pin<KBox<Self>>;
+
+    fn open(_file: &fs::File, misc: &MiscDeviceRegistration<Self>) -> Result<Self::Ptr> {
+        Self::new(&Node::of(misc).drm)
+    }
+
+    fn ioctl(me: Pin<&Self>, _file: &fs::File, cmd: u32, arg: usize) -> Result<isize> {
+        let user = UserSlice::new(UserPtr::from_addr(arg), size_of::<Command>());
+        let (mut reader, mut writer) = user.reader_writer();
+        let mut args: Command = reader.read()?;
+        let dev = enter(&me.drm).ok_or(ENODEV)?;
+
+        args.cpages = 0;
+        args.faults = 0;
+        me.command(bound(&dev), cmd, &mut args)?;
+        writer.write(&args)?;
+        Ok(0)
+    }
+
+    /// Memory that is mapped though the core does not own it: pages of nobody in particular.
+    fn mmap(_me: Pin<&Self>, _file: &fs::File, vma: &VmaNew) -> Result {
+        let mixed = vma.set_mixedmap();
+
+        for addr in (vma.start()..vma.end()).step_by(PAGE_SIZE) {
+            mixed.vm_insert_page(addr, &Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the driver bound; `None` if it is not, or not any more.
+fn enter(drm: &TernDevice) -> Option<drm::RegistrationGuard<'_, crate::driver::TernDriver>> {
+    // SAFETY: Nodes are made for devices that are registered.
+    unsafe { drm.assume_ctx::<drm::Ioctl>() }.registration_guard()
+}
+
+fn bound(dev: &TernDevice<Registered>) -> &Device<Bound> {
+    let pdev: &pci::Device<Bound> = dev.as_ref();
+    pdev.as_ref()
+}
+
+fn timeout() -> kernel::time::Jiffies {
+    msecs_to_jiffies(1000)
+}
+
+/// Fails with `EINVAL` unless all of `range` is memory that the process may read.
+fn check_areas(mm: &MmWithUser, range: &Range<usize>) -> Result {
+    let mmap = mm.mmap_read_lock();
+    let mut at = range.start;
+
+    while at < range.end {
+        let vma = mmap.vma_lookup(at).ok_or(EINVAL)?;
+
+        if vma.flags() & flags::READ == 0 {
+            return Err(EINVAL);
+        }
+        at = vma.end();
+    }
+    Ok(())
+}
+
+/// What [`SNAPSHOT`] tells of the pages of `entry`.
+fn protection(entry: &hmm::Entry<'_>) -> u8 {
+    let place = if entry.is_device_private() {
+        PROT_DEV_PRIVATE_LOCAL
+    } else if entry.is_zero_page() {
+        PROT_ZERO
+    } else {
+        0
+    };
+    let right = if entry.is_writable() {
+        PROT_WRITE
+    } else {
+        PROT_READ
+    };
+    let size = match entry.map_order() {
+        PMD_ORDER => PROT_PMD,
+        PUD_ORDER => PROT_PUD,
+        _ => 0,
+    };
+
+    place | right | size
+}
