@@ -469,10 +469,6 @@ pub trait Kind: private::Sealed {
     /// As for [`Kind::pages`]. There must be no destinations unless `pages` was called.
     #[doc(hidden)]
     unsafe fn finalize(&mut self, src: &mut [usize], dst: &mut [usize]);
-
-    /// See [`Collected::addresses`].
-    #[doc(hidden)]
-    fn addresses(&self) -> Option<Range<usize>>;
 }
 
 /// The pages come from an address range, see [`Setup`].
@@ -501,10 +497,6 @@ impl Kind for VmaRange<'_> {
         // SAFETY: By the safety requirements. The mmap lock is held, as `'a` is not over.
         unsafe { bindings::migrate_vma_finalize(&mut self.args) };
     }
-
-    fn addresses(&self) -> Option<Range<usize>> {
-        Some(self.args.start..self.args.end)
-    }
 }
 
 /// The pages come from device memory, see [`collect_device_range`].
@@ -520,10 +512,6 @@ impl Kind for DeviceRange<'_> {
     unsafe fn finalize(&mut self, src: &mut [usize], dst: &mut [usize]) {
         // SAFETY: By the safety requirements.
         unsafe { bindings::migrate_device_finalize(src.as_mut_ptr(), dst.as_mut_ptr(), src.len()) };
-    }
-
-    fn addresses(&self) -> Option<Range<usize>> {
-        None
     }
 }
 
@@ -627,13 +615,6 @@ impl<'a, K: Kind> Collected<'a, K> {
     #[inline]
     pub fn nr_pages(&self) -> usize {
         self.0.src.len()
-    }
-
-    /// Returns the addresses (bytes) that the pages were collected from; [`None`] if they were
-    /// collected from device memory, whoever maps it.
-    #[inline]
-    pub fn addresses(&self) -> Option<Range<usize>> {
-        self.0.kind.addresses()
     }
 
     /// Walks the folios and holes that can be migrated.

@@ -276,6 +276,15 @@ impl From<FaultError> for Trouble {
     }
 }
 
+impl From<MapError> for Trouble {
+    fn from(e: MapError) -> Self {
+        match e {
+            MapError::Reserve => Self::Reserve,
+            MapError::Failed(e) => Self::Failed(e),
+        }
+    }
+}
+
 impl From<Retry> for Trouble {
     fn from(_: Retry) -> Self {
         Self::Changed
@@ -480,18 +489,13 @@ impl Installer {
             let pages = page..end.min(page + pages);
 
             page = pages.end;
-            mapped += table
-                .map_vram(
-                    block.start,
-                    pages,
-                    (vram as u64) << 12,
-                    is_writable,
-                    &mut self.reserve,
-                )
-                .map_err(|e| match e {
-                    MapError::Reserve => Trouble::Reserve,
-                    MapError::Failed(e) => Trouble::Failed(e),
-                })?;
+            mapped += table.map_vram(
+                block.start,
+                pages,
+                (vram as u64) << 12,
+                is_writable,
+                &mut self.reserve,
+            )?;
         }
         Ok(mapped)
     }

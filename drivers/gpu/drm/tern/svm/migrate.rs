@@ -36,7 +36,6 @@ use kernel::{
             Kind,
             Select,
             Setup,
-            Source,
             VmaRange, //
         },
         pagemap::{
@@ -96,8 +95,14 @@ struct Copying<'a> {
 }
 
 impl<'a> Copying<'a> {
-    /// Starts to copy, or to clear, every destination of `collected`.
-    fn start<K: Kind>(memory: &'a DeviceMemory, collected: &Collected<'_, K>) -> Result<Self> {
+    /// Starts to copy, or to clear, every destination of `collected`, which is what of `range` can
+    /// migrate.
+    fn start<K: Kind>(
+        memory: &'a DeviceMemory,
+        collected: &Collected<'_, K>,
+        range: Where,
+        to_device: bool,
+    ) -> Result<Self> {
         let mut batch = Batch::with_capacity(4)?;
         let mut mappings = KVec::new();
 
@@ -105,7 +110,13 @@ impl<'a> Copying<'a> {
             add_copy(memory, &mut batch, &mut mappings, &copy)?;
         }
         Ok(Self {
-            migration: describe(memory, collected, batch.bytes()),
+            migration: Migration {
+                range,
+                to_device,
+                sizes: Sizes::default(),
+                bytes: batch.bytes(),
+                ns: 0,
+            },
             flight: memory.copies.start(batch),
             _mappings: mappings,
         })
@@ -126,32 +137,6 @@ impl<'a> Copying<'a> {
         }
         (migration, result)
     }
-}
-
-/// What is known of a migration when its copies start.
-fn describe<K: Kind>(memory: &DeviceMemory, collected: &Collected<'_, K>, bytes: u64) -> Migration {
-    let offset = |source: Source<'_>| memory.offset_of(source.folio()?);
-
-    Migration {
-        range: match collected.addresses() {
-            Some(addresses) => Where::Addresses(addresses),
-            // Only blocks are evicted.
-            None => Where::Vram(collected.sources().find_map(offset).map_or(0..0, block_of)),
-        },
-        to_device: collected
-            .copies()
-            .any(|copy| memory.offset_of(copy.dst).is_some()),
-        sizes: Sizes::default(),
-        bytes,
-        ns: 0,
-    }
-}
-
-/// The block of device memory that page `offset` is in, in bytes.
-fn block_of(offset: usize) -> Range<usize> {
-    let start = (offset * PAGE_SIZE) & !(BLOCK_SIZE - 1);
-
-    start..start + BLOCK_SIZE
 }
 
 /// Adds one folio to `batch`. Exactly one of its sides is device memory.
@@ -219,7 +204,7 @@ impl<'a> ToDevice<'a> {
         }
 
         let first = range.start / PAGE_SIZE % BLOCK_PAGES;
-        let mut collected = Setup::new(mmap, vma, range, select)
+        let mut collected = Setup::new(mmap, vma, range.clone(), select)
             .owner(memory.owner())
             .collect(buf)?;
         let mut any = false;
@@ -231,7 +216,7 @@ impl<'a> ToDevice<'a> {
         if !any {
             return Ok(None);
         }
-        let copying = Copying::start(memory, &collected)?;
+        let copying = Copying::start(memory, &collected, Where::Addresses(range), true)?;
         stats.collect_ns.add_since(start);
         Ok(Some(Self {
             memory,
@@ -344,12 +329,11 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
         .flatten();
 
     stats.cpu_faults.add(1);
-    let base = range.start;
-    let mut collected = Setup::for_fault(fault, range, memory.owner())
+    let mut collected = Setup::for_fault(fault, range.clone(), memory.owner())
         .collect(&mut buf)
         .map_err(|_| FaultError::Sigbus)?;
     for mut entry in collected.entries() {
-        let first = base + entry.index() * PAGE_SIZE;
+        let first = range.start + entry.index() * PAGE_SIZE;
         let addr = |page| first + page * PAGE_SIZE;
         let single = |page| alloc_system(memory, vma, addr(page), 0, GFP_HIGHUSER_MOVABLE);
 
@@ -358,10 +342,12 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
             set_system(&mut entry, || huge.take(), single).map_err(|_| FaultError::Oom)?;
         }
     }
-    let copying = Copying::start(memory, &collected).map_err(|e| match e {
-        ENOMEM => FaultError::Oom,
-        _ => FaultError::Sigbus,
-    })?;
+    let copying = Copying::start(memory, &collected, Where::Addresses(range), false).map_err(
+        |e| match e {
+            ENOMEM => FaultError::Oom,
+            _ => FaultError::Sigbus,
+        },
+    )?;
     stats.collect_ns.add_since(start);
 
     finish(memory, collected, copying, &stats)
@@ -390,7 +376,8 @@ pub(crate) fn back_to_system(
     let block = range.start & !(BLOCK_SIZE - 1);
     let mut any = false;
 
-    let mut collected = Setup::new(mmap, vma, range, Select::DEVICE_PRIVATE | Select::COMPOUND)
+    let select = Select::DEVICE_PRIVATE | Select::COMPOUND;
+    let mut collected = Setup::new(mmap, vma, range.clone(), select)
         .owner(memory.owner())
         .collect(buf)?;
     for mut entry in collected.entries() {
@@ -408,7 +395,7 @@ pub(crate) fn back_to_system(
     if !any {
         return Ok(0);
     }
-    let copying = Copying::start(memory, &collected)?;
+    let copying = Copying::start(memory, &collected, Where::Addresses(range), false)?;
     stats.collect_ns.add_since(start);
     finish(memory, collected, copying, stats)
 }
@@ -488,9 +475,10 @@ pub(crate) fn evict(memory: &DeviceMemory) -> Result<usize> {
 /// Brings back the block of 2 MiB at page `start`, its huge page whole where the system has one.
 /// What it has no memory for stays.
 fn evict_block(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -> Result {
-    let range = start..start + BLOCK_PAGES;
+    let pages = start..start + BLOCK_PAGES;
+    let bytes = start * PAGE_SIZE..start * PAGE_SIZE + BLOCK_SIZE;
     let mut collected: Collected<'_, DeviceRange<'_>> =
-        migrate::collect_device_range(memory, range, buf)?;
+        migrate::collect_device_range(memory, pages, buf)?;
 
     if collected.is_empty() {
         return Ok(());
@@ -501,7 +489,7 @@ fn evict_block(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -
 
         let _ = set_system(&mut entry, huge, single);
     }
-    let copying = Copying::start(memory, &collected)?;
+    let copying = Copying::start(memory, &collected, Where::Vram(bytes), false)?;
     // Whose pages they are, nobody asks any more.
     finish(memory, collected, copying, &Stats::default()).map(|_| ())
 }

@@ -58,6 +58,49 @@ TEST_F(move, huge_page_whole_there_and_back)
 	EXPECT_EQ(1, tern_stats(t).cpu_faults);
 }
 
+/* What counts is that it is a huge page, not whether the area would have got one by itself. */
+TEST_F(move, huge_page_by_collapse)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = tern_filled(t, HUGE_PAGE, MADV_NORMAL);
+	struct drm_tern_stats stats;
+
+	ASSERT_NE(NULL, p);
+	if (madvise(p, HUGE_PAGE, MADV_COLLAPSE))
+		SKIP(return, "the system has no huge page to give");
+	ASSERT_EQ(HUGE_PAGE >> 10, tern_anon_huge(p));
+
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
+	EXPECT_EQ(1, tern_stats(t).to_device_huge);
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
+	stats = tern_stats(t);
+	EXPECT_EQ(1, stats.to_system_huge);
+	EXPECT_EQ(1, stats.cpu_faults);
+}
+
+/* The device has memory for a part of the huge page: to split it for that would help nobody. */
+TEST_F(move, huge_page_without_room)
+{
+	struct tern *t = &self->t;
+	unsigned long *p = tern_filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+	struct drm_tern_device_query info;
+	struct drm_tern_gem_create gem;
+
+	ASSERT_NE(NULL, p);
+	if (tern_anon_huge(p) != HUGE_PAGE >> 10)
+		SKIP(return, "the system has no huge page to give");
+	/* The code, its arguments and its stack get their place first. */
+	ASSERT_NE(NULL, tern_resident(t, PAGE, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, tern_query(t->fd, &info));
+	ASSERT_EQ(0, tern_gem_create(t, info.vram_free - HUGE_PAGE / 2, 0, &gem));
+
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
+	EXPECT_EQ(0, tern_stats(t).to_device_huge);
+	EXPECT_EQ(HUGE_PAGE >> 10, tern_anon_huge(p));
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
+	EXPECT_EQ(0, tern_gem_close(t, gem.handle));
+}
+
 TEST_F(move, many_huge_pages)
 {
 	enum { COUNT = 12 };

@@ -7,10 +7,6 @@
 
 #include "svm_ops.h"
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
-
 /* What is on the device becomes a huge page, or is one. */
 TEST_F_TIMEOUT(ops, collapse, 120)
 {

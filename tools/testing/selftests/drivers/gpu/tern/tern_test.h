@@ -26,6 +26,10 @@
 
 #include "kernels.h"
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 #define PAGE 4096UL
 #define HUGE_PAGE (2UL << 20)
 #define WORDS(bytes) ((bytes) / sizeof(unsigned long))
