@@ -19,12 +19,16 @@ use crate::sync::lock;
 pub enum Misbehave {
     /// One completion in this many is lost, its fence and its interrupt.
     DropCompletion(u64),
+    /// One completion in this many comes without its interrupt.
+    DropInterrupt(u64),
     /// Every completion comes this many microseconds late, in order.
     DelayCompletion(u64),
     /// Every completion comes up to this many microseconds late, in order within a ring only.
     ReorderCompletion(u64),
     /// One fault entry in this many has a random member overwritten.
     CorruptFault(u64),
+    /// After this many completions, once, none comes any more until the device is reset.
+    Hang(u64),
     /// The device is gone after this many completions.
     Vanish(u64),
 }
@@ -32,8 +36,9 @@ pub enum Misbehave {
 /// Text that names no misbehaviour.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "{0:?} is no misbehaviour: there are drop-completion, delay-completion, reorder-completion, \
-     corrupt-fault and vanish, each with =N (a number of at least 1) behind it or not"
+    "{0:?} is no misbehaviour: there are drop-completion, drop-interrupt, delay-completion, \
+     reorder-completion, corrupt-fault, hang and vanish, each with =N (a number of at least 1) \
+     behind it or not"
 )]
 pub struct Unknown(String);
 
@@ -52,9 +57,11 @@ impl FromStr for Misbehave {
         let or = |default| if number == 0 { default } else { number };
         Ok(match kind {
             "drop-completion" => Self::DropCompletion(or(16)),
+            "drop-interrupt" => Self::DropInterrupt(or(16)),
             "delay-completion" => Self::DelayCompletion(or(1000)),
             "reorder-completion" => Self::ReorderCompletion(or(1000)),
             "corrupt-fault" => Self::CorruptFault(or(16)),
+            "hang" => Self::Hang(or(1000)),
             "vanish" => Self::Vanish(or(1000)),
             _ => return Err(unknown()),
         })
@@ -108,6 +115,8 @@ impl Ord for Late {
 struct State {
     random: Random,
     completions: u64,
+    /// Nothing completes until the next reset.
+    hangs: bool,
     late: BinaryHeap<Reverse<Late>>,
     /// When the last one of a ring is due, by its doorbell: nothing overtakes within a ring.
     last: Vec<(usize, Instant)>,
@@ -129,6 +138,7 @@ impl Mischief {
             state: Mutex::new(State {
                 random: Random(seed),
                 completions: 0,
+                hangs: false,
                 late: BinaryHeap::new(),
                 last: Vec::new(),
                 stop: false,
@@ -148,7 +158,7 @@ impl Mischief {
     }
 
     /// Passes a completion on if it is to be written now.
-    pub fn pass(&self, completion: Completion) -> Option<Completion> {
+    pub fn pass(&self, mut completion: Completion) -> Option<Completion> {
         if self.kinds.is_empty() {
             return Some(completion);
         }
@@ -158,9 +168,16 @@ impl Mischief {
         for kind in &self.kinds {
             match *kind {
                 Misbehave::DropCompletion(n) if state.random.one_in(n) => return None,
+                Misbehave::DropInterrupt(n) if state.random.one_in(n) => completion.vector = None,
                 Misbehave::DelayCompletion(us) => delay += Duration::from_micros(us),
                 Misbehave::ReorderCompletion(us) => {
                     delay += Duration::from_micros(state.random.next() % us);
+                }
+                Misbehave::Hang(n) => {
+                    state.hangs |= state.completions == n + 1;
+                    if state.hangs {
+                        return None;
+                    }
                 }
                 // What a device does that falls off the bus: no farewell to anyone.
                 Misbehave::Vanish(n) if state.completions > n => std::process::exit(0),
@@ -221,9 +238,10 @@ impl Mischief {
         }
     }
 
-    /// Forgets the completions that are late.
+    /// Forgets the completions that are late, and no longer hangs.
     pub fn clear(&self) {
         let mut state = lock(&self.state);
+        state.hangs = false;
         state.late.clear();
         state.last.clear();
     }

@@ -45,6 +45,50 @@ fn some_completions_are_lost() {
 }
 
 #[test]
+fn some_interrupts_are_lost() {
+    let mut guest = guest(&[Misbehave::DropInterrupt(2)]);
+    let mut raised = 0;
+    for _ in 0..100 {
+        let fence = guest.copy(
+            0,
+            hw::CopyPacket {
+                op: hw::OP_IRQ,
+                ..nop()
+            },
+        );
+        guest.wait_fence(fence);
+        // What is behind it in the ring shows that its interrupt would have come.
+        let fence = guest.copy(0, nop());
+        guest.wait_fence(fence);
+        raised += guest.interrupts(hw::VECTOR_COPY);
+    }
+    assert!((20..80).contains(&raised), "{raised}");
+}
+
+#[test]
+fn a_device_that_hangs_is_well_after_a_reset() {
+    let mut guest = guest(&[Misbehave::Hang(5)]);
+    for _ in 0..5 {
+        let fence = guest.copy(0, nop());
+        guest.wait_fence(fence);
+    }
+    let lost = [guest.copy(0, nop()), guest.copy(1, nop())];
+    guest.until("the packets", |guest| {
+        (0..2).all(|n| guest.index(&guest.copies[n]) == guest.copies[n].put)
+    });
+    guest.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
+    for (addr, value) in lost {
+        assert_ne!(guest.load(addr), value);
+    }
+    guest.program();
+    guest.enable();
+    for _ in 0..20 {
+        let fence = guest.copy(0, nop());
+        guest.wait_fence(fence);
+    }
+}
+
+#[test]
 fn completions_are_late_but_in_order() {
     let mut guest = guest(&[Misbehave::DelayCompletion(20_000)]);
     let begin = Instant::now();
@@ -223,6 +267,8 @@ fn options_are_read() {
         "drop-completion=7".parse(),
         Ok(Misbehave::DropCompletion(7))
     );
+    assert_eq!("hang=3".parse(), Ok(Misbehave::Hang(3)));
+    assert_eq!("drop-interrupt".parse(), Ok(Misbehave::DropInterrupt(16)));
     assert_eq!("vanish".parse(), Ok(Misbehave::Vanish(1000)));
     assert!("vanish=0".parse::<Misbehave>().is_err());
     assert!("vanish=x".parse::<Misbehave>().is_err());
