@@ -100,7 +100,7 @@ struct drm_tern_handle {
  * another, those of different queues side by side.
  *
  * Errors: -ENOSPC where the device has no queue left, -EPERM where the caller's
- * memory is not that of the address space.
+ * memory is not that of the address space, -EIO where the device is lost.
  */
 struct drm_tern_queue_create {
 	/** @vm: In. The address space. */

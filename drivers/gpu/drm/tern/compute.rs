@@ -211,6 +211,10 @@ impl WorkItem<WATCH> for Queue {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
+        if this.regs.is_gone() {
+            // Which ends what is under way.
+            this.regs.give_up(0);
+        }
         let mut state = this.state.lock();
 
         state.complete();

@@ -69,7 +69,7 @@ impl Control {
 
     /// Puts `packet` in the ring and waits until it has been done. Does not sleep.
     ///
-    /// Errors: `ENODEV` after unbind, `EIO` or `ETIMEDOUT` if the device is lost. In each case it
+    /// Errors: `ENODEV` after unbind, `EIO` if the device is lost. In each case it
     /// accesses no memory any more.
     fn run(&self, mut packet: hw::ControlPacket) -> Result {
         let start = Instant::<Monotonic>::now();
@@ -82,7 +82,7 @@ impl Control {
         self.fences.give_back(ticket);
         if fence.status != hw::COMPLETE_OK {
             // It refuses what is well-formed. What it still does nobody knows.
-            self.regs.give_up();
+            self.regs.give_up(0);
             return Err(EIO);
         }
         Ok(())
@@ -104,7 +104,10 @@ impl Control {
     /// Spins until `ready` gives something. When it is `late` the device is given up; a ticket
     /// that is not given back then keeps its slot, which is of no use any more.
     fn in_time<T>(&self, ready: impl Fn() -> Option<T>, late: impl Fn() -> bool) -> Result<T> {
-        loop {
+        /// Turns after which it is asked whether the device is there, which takes long.
+        const LOOK: usize = 1 << 16;
+
+        for turn in 1usize.. {
             // Asked first: this thread may not have run since it looked last.
             let (lost, late) = (self.regs.is_lost(), late());
 
@@ -114,12 +117,13 @@ impl Control {
             if lost {
                 return Err(EIO);
             }
-            if late {
-                self.regs.give_up();
-                return Err(ETIMEDOUT);
+            if late || turn % LOOK == 0 && self.regs.is_gone() {
+                break;
             }
             cpu_relax();
         }
+        self.regs.give_up(0);
+        Err(EIO)
     }
 
     /// Makes the device forget what it knows of `start..=last` of an address space. When this

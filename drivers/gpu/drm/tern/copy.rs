@@ -5,6 +5,12 @@
 //! A [`Batch`] collects descriptors, deals them out over all engines and shows each engine its
 //! share with one doorbell. It completes by interrupt; several batches may be in flight.
 
+use core::sync::atomic::{
+    AtomicBool,
+    AtomicU32,
+    Ordering, //
+};
+
 use kernel::{
     device::{
         Bound,
@@ -18,7 +24,12 @@ use kernel::{
         Mutex,
         SpinLock, //
     },
-    time::msecs_to_jiffies,
+    time::{
+        msecs_to_jiffies,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
 };
 
 use crate::{
@@ -58,6 +69,10 @@ pub(crate) struct CopyEngines {
     rings: KVec<CopyRing>,
     #[pin]
     fences: FencePool,
+    /// The epoch in which the rings are set up; see [`Regs::epoch`].
+    epoch: AtomicU32,
+    /// The device does not come back.
+    dead: AtomicBool,
     #[pin]
     lock: Mutex<()>,
     #[pin]
@@ -147,14 +162,20 @@ impl Batch {
 /// memory that the batch names.
 #[must_use]
 pub(crate) struct InFlight {
+    /// See [`Regs::epoch`].
+    epoch: u32,
     tickets: KVec<Ticket>,
     failed: Option<Error>,
 }
 
 impl CopyEngines {
     const LOG2: u32 = 10;
-    /// Milliseconds after which a batch counts as lost.
-    const TIMEOUT_MS: u32 = 10_000;
+    /// Time after which a batch counts as lost.
+    const TIMEOUT: Delta = Delta::from_secs(10);
+    /// Milliseconds between two looks at what no interrupt told of.
+    const LOOK_MS: u32 = 1000;
+    /// How often the engines are started again.
+    const RESTARTS: u32 = 4;
 
     /// Allocates the rings and tells the device where they are. May sleep.
     pub(crate) fn new(
@@ -179,6 +200,8 @@ impl CopyEngines {
             regs,
             rings,
             fences <- fences,
+            epoch: AtomicU32::new(0),
+            dead: AtomicBool::new(false),
             lock <- new_mutex!((), "tern::CopyEngines::lock"),
             done <- new_condvar!("tern::CopyEngines::done"),
         }))
@@ -194,9 +217,63 @@ impl CopyEngines {
         self.rings.iter().map(|ring| ring.lock().progress())
     }
 
-    /// Whether the device was given up, so that nothing can be copied any more.
+    /// Whether the device was given up. Then nothing should be copied to it any more.
     pub(crate) fn is_lost(&self) -> bool {
         self.regs.is_lost()
+    }
+
+    /// Whether nothing can be copied any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// The epoch in which the engines work; see [`Self::has_restarted`].
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Has the engines of a device that was given up work again, so that they bring back what it
+    /// has in its memory, which a reset does not touch. May sleep.
+    ///
+    /// Errors: `ENODEV` if it is gone, `EIO` if it was given up too often.
+    pub(crate) fn restart(&self, dev: &Device) -> Result {
+        let epoch = self.regs.epoch();
+        let result = self.set_up(dev, epoch);
+
+        match result {
+            Ok(()) => self.epoch.store(epoch, Ordering::Release),
+            Err(_) => self.dead.store(true, Ordering::Release),
+        }
+        self.interrupt();
+        result
+    }
+
+    fn set_up(&self, dev: &Device, epoch: u32) -> Result {
+        if epoch > Self::RESTARTS {
+            return Err(EIO);
+        }
+        self.regs.reset(dev)?;
+        for (i, ring) in self.rings.iter().enumerate() {
+            let mut ring = ring.lock();
+
+            ring.restart(&self.regs, epoch)?;
+            ring.program(&self.regs, hw::REG_COPY_RING + i * hw::RING_STRIDE)?;
+        }
+        self.regs.write32(hw::REG_CONTROL, hw::CONTROL_ENABLE)
+    }
+
+    /// Whether the engines work again after a loss of the device since `epoch`, so that what failed
+    /// can be tried again. May sleep until that is known.
+    pub(crate) fn has_restarted(&self, epoch: u32) -> bool {
+        let mut guard = self.lock.lock();
+
+        while !self.is_dead() && self.epoch() != self.regs.epoch() {
+            // Whatever ended the wait, this looks again.
+            let _ = self
+                .done
+                .wait_timeout(&mut guard, msecs_to_jiffies(Self::LOOK_MS));
+        }
+        !self.is_dead() && self.epoch() != epoch
     }
 
     /// Starts a batch. May sleep until there is room in the rings.
@@ -205,6 +282,7 @@ impl CopyEngines {
     /// engines, so that each works on it.
     pub(crate) fn start(&self, mut batch: Batch) -> InFlight {
         let mut flight = InFlight {
+            epoch: self.epoch(),
             tickets: KVec::new(),
             failed: None,
         };
@@ -251,8 +329,8 @@ impl CopyEngines {
 
         flight.tickets.reserve(self.rings.len(), GFP_KERNEL)?;
         for (packets, ring) in batch.packets.chunks(share).zip(&self.rings) {
-            let ticket = self.wait_for(|| self.fences.take())?;
-            let pushed = self.feed(ring, packets, &ticket);
+            let ticket = self.wait_for(flight.epoch, || self.fences.take())?;
+            let pushed = self.feed(flight.epoch, ring, packets, &ticket);
 
             // The fence may be in the ring even if the doorbell failed: the slot stays taken
             // until `wait` sees it or gives up.
@@ -262,13 +340,22 @@ impl CopyEngines {
         Ok(())
     }
 
-    fn feed(&self, ring: &CopyRing, packets: &[hw::CopyPacket], ticket: &Ticket) -> Result {
+    fn feed(
+        &self,
+        epoch: u32,
+        ring: &CopyRing,
+        packets: &[hw::CopyPacket],
+        ticket: &Ticket,
+    ) -> Result {
         // A share never exceeds a ring: a block has 512 pages, a ring 1024 entries.
-        let mut ring = self.wait_for(|| {
+        let mut ring = self.wait_for(epoch, || {
             let ring = ring.lock();
             (ring.room() >= packets.len()).then_some(ring)
         })?;
 
+        if ring.epoch() != epoch {
+            return Err(EIO);
+        }
         for (i, packet) in packets.iter().enumerate() {
             let mut packet = *packet;
 
@@ -282,38 +369,39 @@ impl CopyEngines {
 
     /// Waits until all of a batch has been copied. May sleep.
     ///
-    /// Errors: `EIO` if the device reports one or was given up, `ETIMEDOUT` if it does not answer;
-    /// the contents of the destinations are then undefined.
+    /// Errors: `EIO` if the device reports one or was given up; the contents of the destinations
+    /// are then undefined.
     pub(crate) fn wait(&self, flight: InFlight) -> Result {
         let mut result = flight.failed.map_or(Ok(()), Err);
 
         for ticket in flight.tickets {
-            match self.wait_for(|| self.fences.reached(&ticket)) {
-                Ok(fence) => {
-                    self.fences.give_back(ticket);
-                    if fence.status != hw::COMPLETE_OK {
-                        result = Err(EIO);
-                    }
-                }
-                // The slot is lost with the device.
+            match self.wait_for(flight.epoch, || self.fences.reached(&ticket)) {
+                Ok(fence) if fence.status == hw::COMPLETE_OK => (),
+                Ok(_) => result = Err(EIO),
                 Err(e) => result = Err(e),
             }
+            // It is reached, or forgotten by a device that was reset.
+            self.fences.give_back(ticket);
         }
         result
     }
 
-    /// Sleeps until `ready` gives something, looking again at each completion. When that takes too
-    /// long the device is given up.
-    fn wait_for<T>(&self, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
-        let mut left = msecs_to_jiffies(Self::TIMEOUT_MS);
+    /// Sleeps until `ready` gives something, looking again at each completion, and now and then in
+    /// case that an interrupt was lost. When that takes too long, or the device is gone, it is
+    /// given up.
+    fn wait_for<T>(&self, epoch: u32, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
+        let start = Instant::<Monotonic>::now();
+        let mut left = 1;
 
         loop {
+            // Asked first: this thread may not have run since it looked last.
+            let is_late = start.elapsed() > Self::TIMEOUT;
             if let Some(value) = ready() {
                 return Ok(value);
             }
             let mut guard = self.lock.lock();
             // What the device did before it was given up still counts.
-            let is_lost = self.is_lost();
+            let is_lost = self.regs.epoch() != epoch;
             // A completion takes the lock before it notifies, so none is missed from here on.
             if let Some(value) = ready() {
                 return Ok(value);
@@ -321,14 +409,16 @@ impl CopyEngines {
             if is_lost {
                 return Err(EIO);
             }
-            if left == 0 {
+            if left == 0 && (is_late || self.regs.is_gone()) {
                 drop(guard);
-                self.regs.give_up();
+                self.regs.give_up(epoch);
                 // The others need not wait as long.
                 self.interrupt();
-                return Err(ETIMEDOUT);
+                return Err(EIO);
             }
-            left = self.done.wait_timeout(&mut guard, left);
+            left = self
+                .done
+                .wait_timeout(&mut guard, msecs_to_jiffies(Self::LOOK_MS));
         }
     }
 

@@ -68,8 +68,12 @@ pub(crate) struct BufferArgs {
 }
 
 impl Buffer {
-    /// A buffer of zeros. May sleep. Fails with `ENOSPC` if there is not as much memory.
+    /// A buffer of zeros. May sleep. Fails with `ENOSPC` if there is not as much memory, `EIO` if
+    /// the device is lost.
     fn make(gpu: &Gpu, pages: usize, cpu: bool) -> Result<Self> {
+        if gpu.regs.is_lost() {
+            return Err(EIO);
+        }
         let memory = gpu.memory.clone();
         let limit = if cpu {
             gpu.aperture_pages()

@@ -119,12 +119,13 @@ impl Queues {
     }
 }
 
-/// What happens when the device is given up: all queues end, and all copies.
+/// What happens when the device is given up: all queues end, and all copies. Then its memory can
+/// be brought back.
 #[pin_data]
 struct EndQueues {
     dev: ARef<Device>,
     queues: Arc<Queues>,
-    copies: Arc<CopyEngines>,
+    memory: Arc<DeviceMemory>,
     #[pin]
     work: Work<EndQueues>,
 }
@@ -141,9 +142,13 @@ impl WorkItem for EndQueues {
             this.dev,
             "device lost: it did not answer in time, or wrongly\n"
         );
+        this.memory.vram.stop();
         this.queues.for_each(|queue| queue.end(Outcome::LOST));
         // Those who wait for copies look again.
-        this.copies.interrupt();
+        this.memory.copies.interrupt();
+        if let Err(e) = this.memory.copies.restart(&this.dev) {
+            dev_err!(this.dev, "device lost for good: {:?}\n", e);
+        }
     }
 }
 
@@ -204,7 +209,7 @@ impl Gpu {
         let info = Info::read(pdev, &regs)?;
         let control = Arc::pin_init(Control::new(dev, regs.clone())?, GFP_KERNEL)?;
         let copies = Arc::pin_init(CopyEngines::new(dev, regs.clone())?, GFP_KERNEL)?;
-        let memory = Memory::new(dev, copies.clone(), info.vram_size)?;
+        let memory = Memory::new(dev, copies, info.vram_size)?;
 
         let space_table = SharedArray::new(dev, 1 << Self::SPACES_LOG2)?;
         regs.write64(hw::REG_AS_BASE, space_table.dma_address(0))?;
@@ -226,12 +231,12 @@ impl Gpu {
             }),
             GFP_KERNEL,
         )?;
-        let to_end = queues.clone();
+        let (to_end, in_memory) = (queues.clone(), memory.clone());
         let end_queues = Arc::pin_init(
             pin_init!(EndQueues {
                 dev: dev.into(),
                 queues: to_end,
-                copies,
+                memory: in_memory,
                 work <- new_work!("tern::EndQueues"),
             }),
             GFP_KERNEL,

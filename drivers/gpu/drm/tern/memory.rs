@@ -4,6 +4,7 @@
 
 use core::sync::atomic::{
     AtomicBool,
+    AtomicUsize,
     Ordering, //
 };
 
@@ -26,11 +27,23 @@ use kernel::{
             VmFault, //
         },
     },
+    new_spinlock, new_work,
     prelude::*,
     sync::{
         aref::ARef,
         Arc,
-        ArcBorrow, //
+        ArcBorrow,
+        SpinLock, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
+    workqueue::{
+        self,
+        impl_has_work,
+        Work,
+        WorkItem, //
     },
 };
 
@@ -63,6 +76,50 @@ pub(crate) struct Memory {
     closed: AtomicBool,
     /// The next folio that a migration wants is not to be had; see [`Memory::inject_failure`].
     fail_next: AtomicBool,
+    leftover: Arc<Leftover>,
+}
+
+/// Device memory that outlives the device, since processes map what could not be brought back.
+///
+/// It ends with the last of its folios. To wait for that could be to wait for ever, where the one
+/// who waits is a process that maps it.
+#[pin_data]
+struct Leftover {
+    #[pin]
+    memory: SpinLock<Option<Arc<DeviceMemory>>>,
+    #[pin]
+    end: Work<Leftover>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Leftover { self.end }
+}
+
+impl WorkItem for Leftover {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        let memory = this.memory.lock().take();
+
+        if let Some(memory) = memory {
+            drop(memory);
+            LEFTOVERS.fetch_sub(1, Ordering::Release);
+        }
+    }
+}
+
+/// How many there are.
+static LEFTOVERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Keeps the driver's code, by the end of its module, for as long as folios are freed by it.
+pub(crate) struct KeepForLeftovers;
+
+impl Drop for KeepForLeftovers {
+    fn drop(&mut self) {
+        while LEFTOVERS.load(Ordering::Acquire) > 0 {
+            fsleep(Delta::from_millis(100));
+        }
+    }
 }
 
 impl Memory {
@@ -75,6 +132,13 @@ impl Memory {
         let vram = Vram::new(vram_size)?;
         let monitor = Arc::new(Monitor::new(dev)?, GFP_KERNEL)?;
         let pages = usize::try_from(vram_size >> 12)? & !((1 << crate::vram::MAX_ORDER) - 1);
+        let leftover = Arc::pin_init(
+            pin_init!(Leftover {
+                memory <- new_spinlock!(None, "tern::Leftover"),
+                end <- new_work!("tern::Leftover::end"),
+            }),
+            GFP_KERNEL,
+        )?;
         let memory = try_pin_init!(Self {
             dev: dev.into(),
             copies,
@@ -82,6 +146,7 @@ impl Memory {
             vram <- vram,
             closed: AtomicBool::new(false),
             fail_next: AtomicBool::new(false),
+            leftover,
         });
 
         Arc::pin_init(DevicePagemap::new(dev, c"tern", pages, memory), GFP_KERNEL)
@@ -113,7 +178,7 @@ impl Memory {
     /// the processes that touch it.
     ///
     /// For unbind, when [`migrate::evict`] has brought back what it could. May sleep.
-    pub(crate) fn close(memory: &DeviceMemory) {
+    pub(crate) fn close(memory: &Arc<DeviceMemory>) {
         memory.vram.stop();
         memory.closed.store(true, Ordering::Relaxed);
         if memory.vram.folio_pages() == 0 {
@@ -125,6 +190,18 @@ impl Memory {
             if let Some(folio) = memory.try_get(offset) {
                 drop(Folio::lock(folio));
             }
+        }
+        LEFTOVERS.fetch_add(1, Ordering::Relaxed);
+        *memory.leftover.memory.lock() = Some(memory.clone());
+        memory.end_leftover();
+    }
+
+    /// Ends what is left once nobody uses it. Can be called in any context.
+    fn end_leftover(&self) {
+        // Who frees the last folio while `close` runs sees it closed, or is seen by it.
+        if self.closed.load(Ordering::Relaxed) && self.vram.folio_pages() == 0 {
+            // If it is queued already, that is enough.
+            let _ = workqueue::system_unbound().enqueue(self.leftover.clone());
         }
     }
 }
@@ -164,6 +241,7 @@ impl DevicePagemapOps for Memory {
     fn folio_free(&self, freed: FreedFolio<Self>) {
         freed.data.resident_bytes.sub(4096 << freed.order);
         self.vram.free(freed.offset, freed.order as usize);
+        self.end_leftover();
     }
 
     fn migrate_to_ram(pagemap: &DevicePagemap<Self>, fault: &VmFault) -> Result<(), FaultError> {

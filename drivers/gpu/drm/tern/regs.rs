@@ -3,7 +3,7 @@
 //! Access to the registers and doorbells.
 
 use core::sync::atomic::{
-    AtomicBool,
+    AtomicU32,
     Ordering, //
 };
 
@@ -34,7 +34,8 @@ use crate::{
 #[pin_data]
 pub(crate) struct Regs {
     bar: DevresBar<{ hw::REGS_SIZE }>,
-    lost: AtomicBool,
+    /// How often the device was given up; it has forgotten what it was told before.
+    epoch: AtomicU32,
     /// What is to be done when the device is lost.
     #[pin]
     pub(crate) on_loss: SpinLock<Option<Loss>>,
@@ -59,7 +60,7 @@ impl Regs {
 
         Ok(pin_init!(Self {
             bar,
-            lost: AtomicBool::new(false),
+            epoch: AtomicU32::new(0),
             on_loss <- new_spinlock!(None, "tern::Regs::on_loss"),
         }))
     }
@@ -94,9 +95,9 @@ impl Regs {
     ///
     /// Everything stored before is visible to the device when it sees the doorbell.
     ///
-    /// Errors: `EIO` if the device is lost.
-    pub(crate) fn doorbell(&self, offset: usize, value: u64) -> Result {
-        if self.is_lost() {
+    /// Errors: `EIO` if the device was given up since `epoch`.
+    pub(crate) fn doorbell(&self, epoch: u32, offset: usize, value: u64) -> Result {
+        if self.epoch() != epoch {
             return Err(EIO);
         }
         let bar = self.bar.try_access().ok_or(ENODEV)?;
@@ -114,40 +115,61 @@ impl Regs {
 
     /// Gives the device up because it did not answer in time, or not as it must.
     ///
-    /// When this returns it accesses no memory any more, so that what was lent to it can be used
-    /// again. From now on all work fails, and what is under way ends. Does not sleep.
-    pub(crate) fn give_up(&self) {
+    /// When this returns it accesses no memory any more that was lent to it in `epoch`, so that it
+    /// can be used again. From now on all work fails, and what is under way ends; only the copy
+    /// engines are started again, to bring memory back. Does not sleep.
+    pub(crate) fn give_up(&self, epoch: u32) {
+        let on_loss = self.on_loss.lock();
+
+        if self.epoch() != epoch {
+            return;
+        }
         // Where these fail there is no device any more. The read waits for the write to arrive,
         // with which the reset takes effect.
         let _ = self.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
         let _ = self.read32(hw::REG_STATUS);
-        if self.lost.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        if let Some(loss) = &*self.on_loss.lock() {
+        self.epoch.store(epoch + 1, Ordering::Release);
+        if let Some(loss) = &*on_loss {
             loss.happened();
         }
     }
 
     /// Lets all work fail from now on, since the device was reset for good.
     pub(crate) fn close(&self) {
-        self.lost.store(true, Ordering::Release);
+        let _on_loss = self.on_loss.lock();
+
+        self.epoch.fetch_add(1, Ordering::Release);
     }
 
-    /// Whether the device was given up. Then it accesses no memory any more.
+    /// How often the device was given up. What was begun in another epoch is over: the device
+    /// accesses no memory for it any more.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether the device was given up, so that nothing runs on it any more.
     pub(crate) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire)
+        self.epoch() != 0
+    }
+
+    /// Whether the device has vanished: then reads give all ones.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.read32(hw::REG_ID) != Ok(hw::ID)
     }
 
     /// Resets the device and waits until it is ready.
     ///
-    /// Afterwards no engine runs, no ring is set up, and the device accesses no memory.
-    pub(crate) fn reset(&self, dev: &Device<Bound>) -> Result {
+    /// Afterwards no engine runs, no ring is set up, and the device accesses no memory. `ENODEV` if
+    /// it has vanished.
+    pub(crate) fn reset(&self, dev: &Device) -> Result {
         use kernel::{
             io::poll::read_poll_timeout,
             time::Delta, //
         };
 
+        if self.is_gone() {
+            return Err(ENODEV);
+        }
         self.write32(hw::REG_CONTROL, hw::CONTROL_RESET)?;
         read_poll_timeout(
             || self.read32(hw::REG_STATUS),

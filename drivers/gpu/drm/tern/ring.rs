@@ -144,6 +144,11 @@ impl Writeback {
     pub(crate) fn dma_address(&self) -> u64 {
         self.0.dma_address(0)
     }
+
+    /// All zero, as the device leaves it when it starts.
+    fn clear(&self) {
+        self.0.write(0, hw::Writeback::default());
+    }
 }
 
 /// A packet of one of the rings.
@@ -176,6 +181,8 @@ where
     log2: u32,
     doorbell: usize,
     put: u64,
+    /// See [`Regs::epoch`].
+    epoch: u32,
 }
 
 impl<P: Packet> Ring<P>
@@ -191,7 +198,22 @@ where
             log2,
             doorbell,
             put: 0,
+            epoch: 0,
         })
+    }
+
+    /// Empties the ring of a device that was reset, which has forgotten it, for use in `epoch`.
+    pub(crate) fn restart(&mut self, regs: &Regs, epoch: u32) -> Result {
+        self.put = 0;
+        self.epoch = epoch;
+        self.writeback.clear();
+        // It may have been rung after the reset.
+        regs.write64(self.doorbell, 0)
+    }
+
+    /// The epoch that the ring is in use in.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// Packets that were put in and, of these, those that the device has taken out.
@@ -247,9 +269,9 @@ where
         index
     }
 
-    /// Shows the device all packets so far.
+    /// Shows the device all packets so far; `EIO` if it has forgotten the ring.
     pub(crate) fn submit(&self, regs: &Regs) -> Result {
-        regs.doorbell(self.doorbell, self.put)
+        regs.doorbell(self.epoch, self.doorbell, self.put)
     }
 }
 
@@ -314,7 +336,7 @@ where
         }
         if new > 0 {
             // The entries are read before the device may write them again.
-            regs.doorbell(self.doorbell, self.get)?;
+            regs.doorbell(0, self.doorbell, self.get)?;
         }
         Ok(new as usize)
     }

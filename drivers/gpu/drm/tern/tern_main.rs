@@ -30,8 +30,38 @@ mod svm;
 mod trace;
 mod vram;
 
-kernel::module_pci_driver! {
-    type: crate::driver::TernDriver,
+use kernel::{
+    driver::Registration,
+    pci,
+    prelude::*,
+    InPlaceModule,
+    ModuleMetadata, //
+};
+
+use crate::{
+    driver::TernDriver,
+    memory::KeepForLeftovers, //
+};
+
+/// Fields are dropped in this order.
+#[pin_data]
+struct TernModule {
+    #[pin]
+    driver: Registration<pci::Adapter<TernDriver>>,
+    keep: KeepForLeftovers,
+}
+
+impl InPlaceModule for TernModule {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            driver <- Registration::new(<Self as ModuleMetadata>::NAME, module),
+            keep: KeepForLeftovers,
+        })
+    }
+}
+
+module! {
+    type: TernModule,
     name: "tern",
     authors: ["Tern developers"],
     description: "Tern shared-virtual-memory GPU",

@@ -8,7 +8,10 @@
 //! So each address space has work of its own, and none waits for another one's memory.
 
 use core::{
-    mem::swap,
+    mem::{
+        replace,
+        swap, //
+    },
     ops::Range, //
 };
 
@@ -240,6 +243,16 @@ impl Vm {
         self.faults.queues.lock()[id as usize / 64] &= !(1 << (id % 64));
     }
 
+    /// Ends the dispatches that met `faults`, of those that are reported for the second time.
+    fn cancel_confirmed(&self, suspects: &mut Suspects, faults: &[hw::FaultEntry]) -> Result {
+        for fault in faults {
+            if suspects.confirm(fault) {
+                self.cancel_faults(core::slice::from_ref(fault))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the dispatches that met `faults`.
     fn cancel_faults(&self, faults: &[hw::FaultEntry]) -> Result {
         // Held, so that a queue that is told to the device does not become another one meanwhile.
@@ -258,9 +271,43 @@ impl Vm {
     }
 }
 
+/// Faults that could not be served.
+///
+/// Only one that is reported twice ends its dispatch, since the device may have written anything:
+/// what a thread really met it meets again after the replay. What was forgotten in between counts
+/// as reported for the first time.
+struct Suspects(KVec<u64>);
+
+impl Suspects {
+    const LOG2: u32 = 10;
+
+    fn new() -> Result<Self> {
+        Ok(Self(KVec::from_elem(
+            0,
+            1 << Self::LOG2,
+            GFP_KERNEL_ACCOUNT,
+        )?))
+    }
+
+    /// Whether `fault` was reported before.
+    fn confirm(&mut self, fault: &hw::FaultEntry) -> bool {
+        let members = [fault.queue.into(), fault.dispatch, fault.access.into()];
+        // Multiplication carries each bit to those above it, so the upper ones are the best.
+        let hash = members.iter().fold(fault.addr | 1 << 63, |hash, member| {
+            (hash ^ member)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(32)
+        });
+        let slot = &mut self.0[(hash >> (u64::BITS - Self::LOG2)) as usize];
+
+        replace(slot, hash) == hash
+    }
+}
+
 /// What it takes to serve the faults of an address space.
 pub(super) struct Service {
     faults: KVec<hw::FaultEntry>,
+    suspects: Suspects,
     pub(super) blocks: KVec<Block>,
     buffers: KVec<migrate::Buffer>,
     pub(super) installer: Installer,
@@ -278,6 +325,7 @@ impl Service {
         }
         Ok(Self {
             faults: KVec::with_capacity(BATCH, GFP_KERNEL_ACCOUNT)?,
+            suspects: Suspects::new()?,
             blocks: KVec::with_capacity(BATCH, GFP_KERNEL_ACCOUNT)?,
             buffers,
             installer: Installer::new()?,
@@ -334,17 +382,17 @@ impl Service {
                 Ok(failed) => {
                     for fault in own {
                         if failed.covers(page_of(fault), fault.access) {
-                            vm.cancel_faults(core::slice::from_ref(fault))?;
+                            vm.cancel_confirmed(&mut self.suspects, core::slice::from_ref(fault))?;
                         }
                     }
                 }
                 // Not now; the device faults again.
                 Err(EAGAIN | ENOMEM) => (),
-                Err(_) => vm.cancel_faults(own)?,
+                Err(_) => vm.cancel_confirmed(&mut self.suspects, own)?,
             }
         }
         // Not for the device.
-        vm.cancel_faults(rest)
+        vm.cancel_confirmed(&mut self.suspects, rest)
     }
 
     /// Makes blocks of what of `range` comes after the first fault, to be accessed as by that one.
@@ -522,6 +570,22 @@ mod tests {
         assert!(blocks[0].read.contains(0) && blocks[0].write.contains(0));
         assert!(blocks[0].read.contains(511));
         assert!(blocks[1].read.contains(0) && blocks[1].write.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn a_fault_is_confirmed_by_its_like() -> Result {
+        let mut suspects = Suspects::new()?;
+        let (read, write) = (
+            fault(0x1000, hw::ACCESS_READ),
+            fault(0x1000, hw::ACCESS_WRITE),
+        );
+
+        assert!(!suspects.confirm(&read));
+        assert!(!suspects.confirm(&write));
+        assert!(!suspects.confirm(&fault(u64::MAX, 0)));
+        assert!(suspects.confirm(&read));
+        assert!(suspects.confirm(&write));
         Ok(())
     }
 

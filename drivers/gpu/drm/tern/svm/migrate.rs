@@ -321,6 +321,7 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
         None => return Err(FaultError::Sigbus),
     };
     let start = Instant::<Monotonic>::now();
+    let epoch = memory.copies.epoch();
     let range = fault_range(fault);
     let mut buf =
         migrate::Buffer::new(range.len() / PAGE_SIZE, GFP_KERNEL).map_err(|_| FaultError::Oom)?;
@@ -350,9 +351,11 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     )?;
     stats.collect_ns.add_since(start);
 
-    finish(memory, collected, copying, &stats)
-        .map(|_| ())
-        .map_err(|_| FaultError::Sigbus)
+    match finish(memory, collected, copying, &stats) {
+        // The device was lost meanwhile, but what is in its memory is not. The CPU tries again.
+        Err(_) if memory.copies.has_restarted(epoch) => Ok(()),
+        result => result.map(|_| ()).map_err(|_| FaultError::Sigbus),
+    }
 }
 
 /// Brings back what of `wanted` (pages of the block) is in device memory, a huge page whole. Returns
@@ -445,8 +448,8 @@ pub(crate) fn evict_once(memory: &DeviceMemory) -> Result {
 /// Nobody keeps device memory for long: who wants to pin a page has it brought back first. What
 /// stands in the way of a folio is a fault of the CPU or another migration under way, so it is
 /// tried again. Pages are left only if the system has no memory for them, or if the device is lost
-/// and with it what they held. Those are freed when the processes that map them end, of `SIGBUS` if
-/// they touch them; the end of the pagemap waits for that and for nothing else.
+/// for good and with it what they held. Those are freed when the processes that map them end, of
+/// `SIGBUS` if they touch them, and the pagemap with them.
 pub(crate) fn evict(memory: &DeviceMemory) -> Result<usize> {
     /// Rounds in a row that achieve nothing, and the time between them: as long as a copy may take.
     const IDLE_ROUNDS: usize = 1000;
@@ -456,7 +459,7 @@ pub(crate) fn evict(memory: &DeviceMemory) -> Result<usize> {
 
     memory.vram.stop();
     let mut left = memory.vram.folio_pages();
-    while left > 0 && idle < IDLE_ROUNDS && !memory.copies.is_lost() {
+    while left > 0 && idle < IDLE_ROUNDS && !memory.copies.is_dead() {
         for start in (0..memory.vram.pages()).step_by(BLOCK_PAGES) {
             // What fails is still there in the next round.
             let _ = evict_block(memory, start, &mut buf);

@@ -82,6 +82,9 @@ impl Vm {
         let mut mover = Mover::new(location)?;
         let mut moved = 0;
 
+        if self.memory.copies.is_lost() {
+            return Err(EIO);
+        }
         loop {
             let (end, pages) = mover.step(self, mm, range, &limits)?;
 
