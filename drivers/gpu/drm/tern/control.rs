@@ -147,7 +147,8 @@ impl Control {
         })
     }
 
-    /// Ends the dispatch that met this fault.
+    /// Ends the dispatch that met this fault, if it still waits for it. Where it does not, because
+    /// of a replay, it goes on, or faults again.
     pub(crate) fn cancel(&self, fault: &hw::FaultEntry) -> Result {
         self.run(hw::ControlPacket {
             op: hw::OP_CANCEL,

@@ -245,7 +245,8 @@ pub const OP_INVALIDATE: u32 = 1;
 /// Control ring: threads that wait for a fault try again.
 pub const OP_REPLAY: u32 = 2;
 /// Control ring: end the dispatch `last` (its packet's index in the ring) of queue `id` with
-/// [`COMPLETE_FAULT`], info `start` and access `arg`. No effect if it is over already.
+/// [`COMPLETE_FAULT`], info `start` and access `arg`. No effect if it is over already, or if none
+/// of its threads has faulted on that page in that way since the last replay.
 pub const OP_CANCEL: u32 = 3;
 /// Control ring: read the context of queue `id` and start it.
 pub const OP_QUEUE_START: u32 = 4;

@@ -282,13 +282,15 @@ impl Compute {
         schedule.order.retain(|other| *other != id);
     }
 
-    /// Ends dispatch `index` of a queue, if that is what it runs.
+    /// Ends dispatch `index` of a queue, if that is what it runs and a thread of it waits for what
+    /// the failure names.
     pub fn cancel(&self, core: &Core, id: u32, index: u64, failure: Failure) {
         let mut schedule = lock(&self.schedule);
         let Some(queue) = schedule.queues.get_mut(&id) else {
             return;
         };
-        if let Some((_, job)) = queue.job.as_mut().filter(|(_, job)| job.index == index) {
+        let waits = |job: &Job| job.index == index && job.waits(failure.info, failure.access);
+        if let Some((_, job)) = queue.job.as_mut().filter(|(_, job)| waits(job)) {
             job.fail(failure);
         }
         queue.complete(core);
@@ -363,7 +365,9 @@ impl Compute {
         let stop = engine.run(core, self, &mut task);
         let time = begin.elapsed();
         engine.adapt(stop, time);
-        engine.report(core, self, &task);
+        let faults = engine.entries(core, &task);
+        self.note_waits(&task, &faults);
+        engine.report(core, self, &task, faults);
         let mut schedule = lock(&self.schedule);
         schedule.busy -= 1;
         // A replay that came while the wave ran may have been meant for what it missed.
@@ -377,6 +381,27 @@ impl Compute {
         schedule.list(core, task.queue);
         self.back.notify_all();
         schedule
+    }
+
+    /// Notes what threads of a dispatch wait for, before the driver is told and may cancel it.
+    fn note_waits(&self, task: &Task, faults: &[hw::FaultEntry]) {
+        if faults.is_empty() {
+            return;
+        }
+        let mut schedule = lock(&self.schedule);
+        // Else they try again as soon as the wave is back.
+        if schedule.replays != task.replays {
+            return;
+        }
+        if let Some((serial, job)) = schedule
+            .queues
+            .get_mut(&task.queue)
+            .and_then(|queue| queue.job.as_mut())
+        {
+            if *serial == task.serial {
+                job.wait(faults);
+            }
+        }
     }
 }
 
@@ -454,9 +479,14 @@ impl Engine {
 
     /// Writes what the turn brought to the fault and access rings. A fault that does not fit needs
     /// nothing else: its threads are parked, and fault again after the next replay.
-    fn report(&mut self, core: &Core, compute: &Compute, task: &Task) {
+    fn report(
+        &mut self,
+        core: &Core,
+        compute: &Compute,
+        task: &Task,
+        mut entries: Vec<hw::FaultEntry>,
+    ) {
         compute.counters.count(core, task.asid, &self.remote);
-        let mut entries = self.entries(core, task);
         if !entries.is_empty() {
             compute.faults.write(core, &mut entries);
             self.unsignalled.get_or_insert_with(Instant::now);

@@ -28,6 +28,8 @@ pub struct Job {
     free: Vec<usize>,
     ready: VecDeque<(usize, Box<Wave>)>,
     parked: Vec<(usize, Box<Wave>)>,
+    /// What threads wait for since the last replay, as the driver was told: page and access.
+    awaited: Vec<(u64, u32)>,
     /// Waves that are with an engine now.
     running: usize,
     spent: Duration,
@@ -60,6 +62,7 @@ impl Job {
             free: (0..slots).rev().collect(),
             ready: VecDeque::new(),
             parked: Vec::new(),
+            awaited: Vec::new(),
             running: 0,
             spent: Duration::ZERO,
             failure: None,
@@ -172,8 +175,20 @@ impl Job {
         self.retired += waves.map(|(_, wave)| wave.retired()).sum::<u64>();
     }
 
+    /// Notes what threads wait for now.
+    pub fn wait(&mut self, faults: &[hw::FaultEntry]) {
+        let awaited = faults.iter().map(|fault| (fault.addr >> 12, fault.access));
+        self.awaited.extend(awaited);
+    }
+
+    /// Whether a thread waits for an access of this kind to the page of `addr`.
+    pub fn waits(&self, addr: u64, access: u32) -> bool {
+        self.awaited.contains(&(addr >> 12, access))
+    }
+
     /// Lets all threads that wait try again.
     pub fn replay(&mut self) {
+        self.awaited.clear();
         self.ready.append(&mut self.parked.drain(..).collect());
         for (_, wave) in &mut self.ready {
             wave.replay();

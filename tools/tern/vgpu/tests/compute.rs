@@ -175,16 +175,6 @@ fn rights_are_checked() {
 #[test]
 fn fetches_and_wild_addresses_fault() {
     let (mut guest, _, mut queue) = ready(&load_store());
-    let cancel = |guest: &mut Guest, dispatch| {
-        guest.control(hw::ControlPacket {
-            op: hw::OP_CANCEL,
-            id: 3,
-            start: 0x1234,
-            last: dispatch,
-            arg: hw::ACCESS_FETCH,
-            ..Default::default()
-        })
-    };
     let cases = [
         (DATA, 0, hw::ACCESS_FETCH, hw::FAULT_ABSENT, DATA),
         (CODE, 1 << 50, hw::ACCESS_READ, hw::FAULT_RANGE, 1 << 50),
@@ -197,14 +187,51 @@ fn fetches_and_wild_addresses_fault() {
         assert_eq!((faults[0].addr, faults[0].dispatch), (addr, index as u64));
         assert_eq!(faults[0].lanes, 0xff);
         // Another dispatch's number changes nothing.
-        cancel(&mut guest, 77);
-        guest.replay();
-        assert_eq!(guest.wait_faults().len(), 1);
-        cancel(&mut guest, index as u64);
+        cancel(&mut guest, addr, access, 77);
+        assert_eq!(faults_again(&mut guest).len(), 1);
+        cancel(&mut guest, addr, access, index as u64);
         let fence = guest.wait_fence(fence);
         assert_eq!(fence.status, hw::COMPLETE_FAULT);
-        assert_eq!((fence.info, fence.access), (0x1234, hw::ACCESS_FETCH));
+        assert_eq!((fence.info, fence.access), (addr, access));
     }
+}
+
+/// Cancels a dispatch of queue 3.
+fn cancel(guest: &mut Guest, start: u64, access: u32, dispatch: u64) {
+    let done = guest.control(hw::ControlPacket {
+        op: hw::OP_CANCEL,
+        id: 3,
+        start,
+        last: dispatch,
+        arg: access,
+        ..Default::default()
+    });
+    assert_eq!(done.status, hw::COMPLETE_OK);
+}
+
+/// Lets what waits try again, which fails.
+fn faults_again(guest: &mut Guest) -> Vec<hw::FaultEntry> {
+    guest.replay();
+    guest.wait_faults()
+}
+
+#[test]
+fn cancel_is_for_what_is_waited_for() {
+    let (mut guest, root, mut queue) = ready(&load_store());
+    let data = guest.alloc(4096, 4096);
+    let fence = guest.dispatch(&mut queue, packet(CODE, DATA, 1));
+    assert_eq!(guest.wait_faults()[0].access, hw::ACCESS_READ);
+    cancel(&mut guest, DATA + 4096, hw::ACCESS_READ, 0);
+    cancel(&mut guest, DATA, hw::ACCESS_WRITE, 0);
+    assert_eq!(faults_again(&mut guest)[0].access, hw::ACCESS_READ);
+    // The load succeeds, and the entry of its fault is stale.
+    guest.map(root, DATA, data, 12, hw::ENTRY_SYSTEM);
+    assert_eq!(faults_again(&mut guest)[0].access, hw::ACCESS_WRITE);
+    cancel(&mut guest, DATA, hw::ACCESS_READ, 0);
+    guest.map(root, DATA, data, 12, RW);
+    guest.replay();
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_OK);
+    assert_eq!(guest.load(data + 8), 1);
 }
 
 #[test]
