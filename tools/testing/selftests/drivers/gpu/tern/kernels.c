@@ -21,6 +21,7 @@ __asm__(".text\n"
 	"j kernel_stack\n"
 	"j kernel_work\n"
 	"j kernel_or\n"
+	"j kernel_steps\n"
 	".option pop\n");
 
 #define KERNEL(name) \
@@ -150,4 +151,30 @@ KERNEL(or)
 	for (unsigned long i = index; i < args->count; i += threads)
 		bits |= args->p[i];
 	__atomic_fetch_or(args->out, bits, __ATOMIC_RELAXED);
+}
+
+KERNEL(steps)
+{
+	struct tern_steps *steps = (struct tern_steps *)args->out;
+	unsigned int limit = 0;
+
+	UNUSED(threads);
+	for (unsigned long step = 0; step < args->count; step++) {
+		unsigned int todo = steps->todo[step][index];
+		unsigned long *own = args->p + (todo >> 1) * 512UL + index * TERN_STEP_WORDS;
+
+		while (limit <= step)
+			limit = __atomic_load_n(&steps->limit, __ATOMIC_ACQUIRE);
+		/* Also without a wait, since an end is not to be waited for. */
+		if (__atomic_load_n(&steps->limit, __ATOMIC_ACQUIRE) == TERN_STEPS_END)
+			return;
+		steps->saw[step][index].own = __atomic_load_n(own, __ATOMIC_RELAXED);
+		steps->saw[step][index].other =
+			__atomic_load_n(own + TERN_STEP_OTHER(step), __ATOMIC_RELAXED);
+		if (todo & TERN_STEP_WRITES)
+			__atomic_store_n(own, TERN_TAG(args->value, index, step), __ATOMIC_RELAXED);
+		__atomic_store_n(&steps->done[index], step + 1, __ATOMIC_RELEASE);
+		/* Who does not see that yet has written what the next step reads. */
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	}
 }

@@ -41,6 +41,8 @@ enum kernel_id {
 	KERNEL_WORK,
 	/* *out |= p[0] | p[1] | ... */
 	KERNEL_OR,
+	/* Goes through pages of p as out, a struct tern_steps, says; value is TERN_TAG()'s job. */
+	KERNEL_STEPS,
 };
 
 /* Bytes of a jump. */
@@ -58,5 +60,37 @@ struct kernel_args {
 #define TERN_STACK_WORDS 64UL
 #define TERN_STACK_SUM(index) \
 	(TERN_STACK_WORDS * (index) + TERN_STACK_WORDS * (TERN_STACK_WORDS - 1) / 2)
+
+/*
+ * What kernel "steps" does, and did. Every thread goes through a list of pages. In each it reads
+ * its own word, which no other thread uses, and one of those behind it, and may then write its
+ * own. What it reads is noted.
+ */
+#define TERN_STEP_THREADS 64U
+#define TERN_STEPS 256U
+/* A thread's own word and those behind it, of the words of a page. */
+#define TERN_STEP_WORDS (512 / TERN_STEP_THREADS)
+/* In place of a limit: do no further step. */
+#define TERN_STEPS_END 0xffffffffU
+#define TERN_STEP_WRITES 1U
+
+struct tern_steps {
+	/* How many steps a thread may do by now. */
+	unsigned int limit;
+	/* How many each has done. */
+	unsigned int done[TERN_STEP_THREADS];
+	/* Page times two, with TERN_STEP_WRITES. */
+	unsigned int todo[TERN_STEPS][TERN_STEP_THREADS];
+	struct {
+		unsigned long own;
+		unsigned long other;
+	} saw[TERN_STEPS][TERN_STEP_THREADS];
+};
+
+/* What a step writes: to be told from what any other writes. */
+#define TERN_TAG(job, thread, step) \
+	(((unsigned long)(job) << 16 | (thread) << 8 | (step)) * 0x9e3779b97f4a7c15UL + 1)
+/* Which word behind its own a step reads. */
+#define TERN_STEP_OTHER(step) (1 + (step) % (TERN_STEP_WORDS - 1))
 
 #endif /* TERN_TEST_KERNELS_H */
