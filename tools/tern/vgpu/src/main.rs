@@ -57,8 +57,9 @@ struct Arguments {
     /// never ends needs a watchdog then
     #[arg(long, conflicts_with = "compute_threads")]
     synchronous: bool,
-    /// Go wrong on purpose: drop-completion, delay-completion, reorder-completion, corrupt-fault
-    /// or vanish; =N is one in how many, how many microseconds, or after how many completions
+    /// Go wrong on purpose: drop-completion, drop-interrupt, delay-completion, reorder-completion,
+    /// corrupt-fault, hang or vanish; =N is one in how many, how many microseconds, or after how
+    /// many completions
     #[arg(long, value_name = "KIND[=N]")]
     misbehave: Vec<Misbehave>,
     /// Wait for the next client when one disconnects
