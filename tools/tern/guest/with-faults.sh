@@ -4,7 +4,8 @@
 # with-faults.sh N CMD...: runs a command in the guest while the kernel refuses every
 # Nth allocation that is made by the driver, or by what it calls, of slab objects and
 # of pages alike; 0 is none. Then the driver is unbound, which DMA-API debugging looks
-# at, and kmemleak is asked for what it has left. For the debug kernel.
+# at, and kmemleak is asked for what it has left. For the debug kernel. The selftests
+# make calls again that fail for want of memory.
 
 set -e
 every=$1
@@ -34,7 +35,7 @@ if [ "$every" != 0 ]; then
 fi
 
 status=0
-"$@" || status=$?
+TERN_RETRY=1 "$@" || status=$?
 
 echo 0 >"$debugfs/failslab/probability"
 echo 0 >"$debugfs/fail_page_alloc/probability"

@@ -205,6 +205,14 @@ impl Leaves {
         self.table.used != before
     }
 
+    fn has_exclusive(&self, pages: Range<usize>) -> bool {
+        let overlaps = |run: &Run| run.pages.start < pages.end && pages.start < run.pages.end;
+
+        self.runs
+            .iter()
+            .any(|run| run.is_exclusive && overlaps(run))
+    }
+
     fn reap(&mut self) {
         let table = &self.table;
 
@@ -320,6 +328,17 @@ impl Directory {
             stale = join(stale, if is_empty { Some(span) } else { part });
         }
         stale
+    }
+
+    /// Whether a page of `range` is exclusive.
+    fn has_exclusive(&self, level: usize, base: usize, range: &Range<usize>) -> bool {
+        spans(level, base, range).any(|(i, span)| match &self.children[i] {
+            Some(Child::Directory(directory)) => {
+                directory.has_exclusive(level - 1, span.start, range)
+            }
+            Some(Child::Leaves(leaves)) => leaves.has_exclusive(pages_of(range, &span)),
+            _ => false,
+        })
     }
 
     /// Frees what [`Self::clear`] cleared.
@@ -663,31 +682,11 @@ impl PageTable {
         Ok(())
     }
 
-    /// Whether the device has the page at `addr` to itself.
-    pub(crate) fn is_exclusive(&self, addr: usize) -> bool {
-        self.leaves_at(addr).is_some_and(|leaves| {
-            let has_page = |run: &&Run| run.pages.contains(&page_of(addr));
-
-            leaves
-                .runs
-                .iter()
-                .find(has_page)
-                .is_some_and(|run| run.is_exclusive)
-        })
-    }
-
-    /// The table of level 0 for `addr`.
-    fn leaves_at(&self, addr: usize) -> Option<&Leaves> {
-        let mut directory = self.root.as_ref()?;
-
-        for level in (1..hw::LEVELS).rev() {
-            match &directory.children[addr >> (PAGE_SHIFT + 9 * level) & (ENTRIES - 1)] {
-                Some(Child::Directory(next)) => directory = next,
-                Some(Child::Leaves(leaves)) => return Some(leaves),
-                _ => return None,
-            }
-        }
-        None
+    /// Whether the device has any page of `range` to itself.
+    pub(crate) fn has_exclusive(&self, range: &Range<usize>) -> bool {
+        self.root
+            .as_ref()
+            .is_some_and(|root| root.has_exclusive(hw::LEVELS - 1, 0, range))
     }
 
     /// The table of level 1 for the block at `block`, made if it is missing.

@@ -22,6 +22,9 @@ use tern_paths::shown;
 /// off.
 pub(crate) const GUEST_EXTRA: Duration = Duration::from_secs(240);
 
+/// Seconds that a guest has to boot, as in `tern-guest`.
+const BOOT_SECONDS: u32 = 120;
+
 /// How often a suite that has no new result shows that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 
@@ -123,7 +126,10 @@ impl Runner {
     fn limit(&self, suite: &Suite) -> Option<Duration> {
         match suite.run {
             Place::Host => Some(Duration::from_secs(suite.timeout.into())),
-            Place::Guest => Some(self.plan.options.limit(self.seconds(suite))? + GUEST_EXTRA),
+            Place::Guest => {
+                let extra = GUEST_EXTRA * self.plan.time_factor;
+                Some(self.plan.options.limit(self.seconds(suite))? + extra)
+            }
         }
     }
 
@@ -174,6 +180,7 @@ impl Runner {
         if factor > 1 {
             // The kselftest harness takes it.
             command.arg(format!("--env=KSELFTEST_TIMEOUT_FACTOR={factor}"));
+            command.arg(format!("--boot-timeout={}", BOOT_SECONDS * factor));
         }
         command.arg("--").args(argv);
         command
@@ -506,12 +513,13 @@ mod tests {
         plan.time_factor = 3;
         let runner = Runner::new(plan).unwrap();
         let suite = guest_suite(0);
-        let limit = Duration::from_secs(3 * 60) + GUEST_EXTRA;
+        let limit = Duration::from_secs(3 * 60) + 3 * GUEST_EXTRA;
         assert_eq!(runner.limit(&suite), Some(limit));
         let command = runner.guest_command(&suite, Path::new("log"), &[]);
         let words: Vec<_> = command.get_args().collect();
         assert!(words.contains(&"180".as_ref()), "{words:?}");
         assert!(words.contains(&"--env=KSELFTEST_TIMEOUT_FACTOR=3".as_ref()));
+        assert!(words.contains(&"--boot-timeout=360".as_ref()));
     }
 
     #[test]

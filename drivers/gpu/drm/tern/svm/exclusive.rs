@@ -98,11 +98,6 @@ impl Vm {
 
     /// Whether the device has any page of `range` to itself.
     pub(crate) fn has_exclusive(&self, range: &Range<usize>) -> bool {
-        let table = self.notifier.table.lock();
-
-        range
-            .clone()
-            .step_by(PAGE_SIZE)
-            .any(|addr| table.is_exclusive(addr))
+        self.notifier.table.lock().has_exclusive(range)
     }
 }

@@ -405,7 +405,10 @@ impl Service {
         if !is_user(&fault) || !range.contains(&start) {
             return merge(&self.faults, &mut self.blocks);
         }
-        self.want_all(&(start..range.end), fault.access)
+        // No more blocks than a batch of faults can be for.
+        let end = range.end.min(start + (BATCH - 1) * BLOCK_SIZE);
+
+        self.want_all(&(start..end), fault.access)
     }
 
     /// Makes blocks of `range`, for an access of kind `ACCESS_*`.

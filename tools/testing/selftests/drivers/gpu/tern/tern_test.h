@@ -83,13 +83,22 @@ struct tern {
 	int leaves_memory;
 };
 
+/*
+ * Whether a call that failed is to be made again. With TERN_RETRY in the environment that is
+ * so for want of memory too, where somebody sees to it that allocations fail.
+ */
+static inline int tern_again(void)
+{
+	return errno == EINTR || (errno == ENOMEM && getenv("TERN_RETRY"));
+}
+
 static inline int tern_ioctl(int fd, unsigned long request, void *arg)
 {
 	int ret;
 
 	do {
 		ret = ioctl(fd, request, arg);
-	} while (ret == -1 && errno == EINTR);
+	} while (ret == -1 && tern_again());
 	return ret == -1 ? -errno : 0;
 }
 
@@ -111,7 +120,9 @@ static inline int tern_open_device(void)
 		int fd;
 
 		snprintf(node, sizeof(node), "/dev/dri/renderD%d", minor);
-		fd = open(path ? path : node, O_RDWR | O_CLOEXEC);
+		do {
+			fd = open(path ? path : node, O_RDWR | O_CLOEXEC);
+		} while (fd < 0 && tern_again());
 		if (fd >= 0 && tern_is_tern(fd))
 			return fd;
 		if (fd >= 0)
