@@ -20,6 +20,7 @@ use kernel::{
         Bound,
         Device, //
     },
+    devres::Devres,
     dma::Coherent,
     drm::{
         self,
@@ -231,8 +232,10 @@ impl Node {
 
 /// Memory that the dispatches of a mirror use, at a place of its address space where no process has
 /// any: code, arguments and data.
+///
+/// The memory is freed when the driver is unbound, if the file is not closed before.
 struct Window {
-    memory: Coherent<[u64]>,
+    memory: Devres<Coherent<[u64]>>,
 }
 
 impl Window {
@@ -295,44 +298,55 @@ impl Window {
     ];
 
     fn new(dev: &Device<Bound>) -> Result<Self> {
+        let memory = Coherent::zeroed_slice(dev, Self::SIZE / size_of::<u64>(), GFP_KERNEL)?;
         let mut window = Self {
-            memory: Coherent::zeroed_slice(dev, Self::SIZE / size_of::<u64>(), GFP_KERNEL)?,
+            memory: Devres::new(dev, memory)?,
         };
         let code = Self::CODE.iter().flat_map(|word| word.to_le_bytes());
 
-        for (byte, code) in window.bytes().iter_mut().zip(code) {
+        for (byte, code) in window.bytes(dev)?.iter_mut().zip(code) {
             *byte = code;
         }
         Ok(window)
     }
 
-    /// Its memory. No dispatch uses it: the queue is idle or gone whenever a caller comes here.
-    fn bytes(&mut self) -> &mut [u8] {
-        let memory = self.memory.as_mut_ptr().cast();
-
-        // SAFETY: The memory has this size and is borrowed mutably, and the device does not access
-        // it at the time.
-        unsafe { core::slice::from_raw_parts_mut(memory, Self::SIZE) }
+    fn dma_address(&self, dev: &Device<Bound>) -> Result<u64> {
+        Ok(self.memory.access(dev)?.dma_address())
     }
 
-    fn data(&mut self, size: usize) -> &mut [u8] {
-        &mut self.bytes()[Self::DATA..Self::DATA + size]
+    /// Its memory. No dispatch uses it: the queue is idle or gone whenever a caller comes here.
+    fn bytes<'a>(&'a mut self, dev: &'a Device<Bound>) -> Result<&'a mut [u8]> {
+        let memory = self.memory.access(dev)?.as_mut_ptr().cast();
+
+        // SAFETY: The memory has this size and is borrowed mutably, as long as the device is bound,
+        // and the device does not access it at the time.
+        Ok(unsafe { core::slice::from_raw_parts_mut(memory, Self::SIZE) })
+    }
+
+    fn data<'a>(&'a mut self, dev: &'a Device<Bound>, size: usize) -> Result<&'a mut [u8]> {
+        Ok(&mut self.bytes(dev)?[Self::DATA..Self::DATA + size])
     }
 
     /// A dispatch that copies `size` bytes, whole pages, within the device's address space.
-    fn copy(&mut self, dst: usize, src: usize, size: usize) -> hw::DispatchPacket {
+    fn copy(
+        &mut self,
+        dev: &Device<Bound>,
+        dst: usize,
+        src: usize,
+        size: usize,
+    ) -> Result<hw::DispatchPacket> {
         const WATCHDOG_MS: u32 = 10_000;
         let args = [dst, src, dst + size].map(|arg| (arg as u64).to_le_bytes());
 
-        self.bytes()[Self::ARGS..Self::ARGS + 24].copy_from_slice(args.as_flattened());
-        hw::DispatchPacket {
+        self.bytes(dev)?[Self::ARGS..Self::ARGS + 24].copy_from_slice(args.as_flattened());
+        Ok(hw::DispatchPacket {
             op: hw::OP_DISPATCH,
             entry: Self::BASE as u64,
             args: (Self::BASE + Self::ARGS) as u64,
             threads: Self::THREADS as u64,
             watchdog_ms: WATCHDOG_MS,
             ..Default::default()
-        }
+        })
     }
 }
 
@@ -379,6 +393,7 @@ impl Transfer {
     /// Does a part of it, at `addr`.
     fn step(
         &mut self,
+        dev: &Device<Bound>,
         queue: &TemporaryQueue<'_>,
         window: &mut Window,
         addr: usize,
@@ -388,16 +403,16 @@ impl Transfer {
 
         match self {
             Self::Read(user) => {
-                let outcome = queue.run(window.copy(data, addr, size))?;
+                let outcome = queue.run(window.copy(dev, data, addr, size)?)?;
 
                 if outcome.status == uapi::drm_tern_result_status_DRM_TERN_RESULT_OK {
-                    user.write_slice(window.data(size))?;
+                    user.write_slice(window.data(dev, size)?)?;
                 }
                 Ok(outcome)
             }
             Self::Write(user) => {
-                user.read_slice(window.data(size))?;
-                queue.run(window.copy(addr, data, size))
+                user.read_slice(window.data(dev, size)?)?;
+                queue.run(window.copy(dev, addr, data, size)?)
             }
         }
     }
@@ -420,7 +435,7 @@ impl Mirror {
         let dev = bound(&dev);
         let gpu: Arc<Gpu> = Arc::clone(drm);
         let window = Window::new(dev)?;
-        let addr = window.memory.dma_address();
+        let addr = window.dma_address(dev)?;
         let vm = gpu.create_space(dev, drm.into(), current!().mm().ok_or(EINVAL)?)?;
 
         // From here on the drop ends the address space, before the window goes.
@@ -462,7 +477,7 @@ impl Mirror {
         self.vm.set_policy(policy);
         for addr in range.clone().step_by(Window::DATA_SIZE) {
             let size = Window::DATA_SIZE.min(range.end - addr);
-            let outcome = transfer.step(&queue, &mut window, addr, size)?;
+            let outcome = transfer.step(dev, &queue, &mut window, addr, size)?;
 
             match outcome.status {
                 uapi::drm_tern_result_status_DRM_TERN_RESULT_OK => (),

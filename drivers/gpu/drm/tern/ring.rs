@@ -18,6 +18,7 @@ use kernel::{
         Bound,
         Device, //
     },
+    devres::Devres,
     dma::Coherent,
     new_spinlock,
     prelude::*,
@@ -62,45 +63,63 @@ impl_shared!(
 );
 
 /// An array that the driver and the device share.
-pub(crate) struct SharedArray<T>(Coherent<[Shared<T>]>)
+///
+/// It is freed when the driver is unbound, whoever still has it: then it reads as all zero, and
+/// what is written is lost.
+pub(crate) struct SharedArray<T>
 where
-    Shared<T>: AsBytes + FromBytes;
+    Shared<T>: AsBytes + FromBytes,
+    T: Send + 'static,
+{
+    memory: Devres<Coherent<[Shared<T>]>>,
+    address: u64,
+    len: usize,
+}
 
-impl<T: Copy> SharedArray<T>
+impl<T: Copy + Default + Send + 'static> SharedArray<T>
 where
     Shared<T>: AsBytes + FromBytes,
 {
     /// Allocates `len` elements, all zero. May sleep.
     pub(crate) fn new(dev: &Device<Bound>, len: usize) -> Result<Self> {
-        Ok(Self(Coherent::zeroed_slice(dev, len, GFP_KERNEL)?))
+        let memory = Coherent::zeroed_slice(dev, len, GFP_KERNEL)?;
+
+        Ok(Self {
+            address: memory.dma_address(),
+            len,
+            memory: Devres::new(dev, memory)?,
+        })
     }
 
     /// Address of element `i` for the device.
     pub(crate) fn dma_address(&self, i: usize) -> u64 {
-        self.0.dma_address() + (i * size_of::<T>()) as u64
+        self.address + (i * size_of::<T>()) as u64
     }
 
-    /// Pointer to element `i`, valid as long as `self`.
+    /// Calls `f` with a pointer to element `i`, which is valid and aligned meanwhile. `None` after
+    /// unbind.
     ///
     /// # Panics
     ///
     /// If there is no such element.
-    fn ptr(&self, i: usize) -> *mut T {
-        assert!(i < self.0.len());
-        self.0.as_mut_ptr().cast::<T>().wrapping_add(i)
+    fn with<R>(&self, i: usize, f: impl FnOnce(*mut T) -> R) -> Option<R> {
+        assert!(i < self.len);
+        self.memory
+            .try_access_with(|memory| f(memory.as_mut_ptr().cast::<T>().wrapping_add(i)))
     }
 
     /// Copies element `i` out. It is whatever the device wrote and must not be trusted.
     pub(crate) fn read(&self, i: usize) -> T {
         // SAFETY: `ptr` is valid and aligned; the read is volatile since the device may write at
         // the same time, and any bit pattern is a valid `T`.
-        unsafe { self.ptr(i).read_volatile() }
+        self.with(i, |ptr| unsafe { ptr.read_volatile() })
+            .unwrap_or_default()
     }
 
     /// Writes element `i`.
     pub(crate) fn write(&self, i: usize, value: T) {
         // SAFETY: As for `read`.
-        unsafe { self.ptr(i).write_volatile(value) }
+        self.with(i, |ptr| unsafe { ptr.write_volatile(value) });
     }
 }
 
@@ -108,7 +127,7 @@ impl SharedArray<hw::Fence> {
     /// The fence in slot `i` if it has reached `value`.
     fn reached(&self, i: usize, value: u64) -> Option<hw::Fence> {
         // SAFETY: `ptr` is valid, and so is the address of a member.
-        let now = unsafe { addr_of!((*self.ptr(i)).value).read_volatile() };
+        let now = self.with(i, |ptr| unsafe { addr_of!((*ptr).value).read_volatile() })?;
         if now != value {
             return None;
         }
@@ -129,7 +148,8 @@ impl Writeback {
     /// GET of a ring that the device reads, PUT of one that it writes.
     pub(crate) fn index(&self) -> u64 {
         // SAFETY: `ptr` is valid, and so is the address of a member.
-        let index = unsafe { addr_of!((*self.0.ptr(0)).index).read_volatile() };
+        let read = |ptr: *mut hw::Writeback| unsafe { addr_of!((*ptr).index).read_volatile() };
+        let index = self.0.with(0, read).unwrap_or(0);
         barrier::dma_mb(barrier::Read);
         index
     }
@@ -137,7 +157,8 @@ impl Writeback {
     /// Entries of a ring that the device writes which found no room.
     fn overflow(&self) -> u64 {
         // SAFETY: `ptr` is valid, and so is the address of a member.
-        unsafe { addr_of!((*self.0.ptr(0)).overflow).read_volatile() }
+        let read = |ptr: *mut hw::Writeback| unsafe { addr_of!((*ptr).overflow).read_volatile() };
+        self.0.with(0, read).unwrap_or(0)
     }
 
     /// Address for the device.
@@ -152,7 +173,7 @@ impl Writeback {
 }
 
 /// A packet of one of the rings.
-pub(crate) trait Packet: Copy {
+pub(crate) trait Packet: Copy + Default + Send + 'static {
     /// Sets the fence and the interrupt that follow when it is done.
     fn set_fence(&mut self, addr: u64, value: u64, irq: bool);
 }
@@ -276,7 +297,7 @@ where
 }
 
 /// A ring that the device writes.
-pub(crate) struct InRing<E: Copy>
+pub(crate) struct InRing<E: Copy + Default + Send + 'static>
 where
     Shared<E>: AsBytes + FromBytes,
 {
@@ -287,7 +308,7 @@ where
     get: u64,
 }
 
-impl<E: Copy> InRing<E>
+impl<E: Copy + Default + Send + 'static> InRing<E>
 where
     Shared<E>: AsBytes + FromBytes,
 {
@@ -385,7 +406,8 @@ impl FencePool {
 
         // SAFETY: `ptr` is valid, and so is the address of a member. No packet in flight names
         // the slot, so the device does not write it.
-        unsafe { addr_of_mut!((*self.slots.ptr(slot.into())).value).write_volatile(0) };
+        let clear = |ptr: *mut hw::Fence| unsafe { addr_of_mut!((*ptr).value).write_volatile(0) };
+        self.slots.with(slot.into(), clear);
         Some(Ticket { slot, value })
     }
 
@@ -420,7 +442,7 @@ impl RingFences {
     }
 
     fn slot(&self, index: u64) -> usize {
-        (index & (self.0 .0.len() as u64 - 1)) as usize
+        (index & (self.0.len as u64 - 1)) as usize
     }
 
     /// Makes the packet with this index in its ring write its fence.

@@ -5,6 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -126,6 +127,7 @@ struct State {
 /// Decides what goes wrong.
 pub struct Mischief {
     kinds: Vec<Misbehave>,
+    gone: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -135,6 +137,7 @@ impl Mischief {
     pub fn new(kinds: Vec<Misbehave>, seed: u64) -> Self {
         Self {
             kinds,
+            gone: AtomicBool::new(false),
             state: Mutex::new(State {
                 random: Random(seed),
                 completions: 0,
@@ -155,6 +158,11 @@ impl Mischief {
                 Misbehave::DelayCompletion(_) | Misbehave::ReorderCompletion(_)
             )
         })
+    }
+
+    /// Whether the device has vanished, for good.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Passes a completion on if it is to be written now.
@@ -179,8 +187,10 @@ impl Mischief {
                         return None;
                     }
                 }
-                // What a device does that falls off the bus: no farewell to anyone.
-                Misbehave::Vanish(n) if state.completions > n => std::process::exit(0),
+                Misbehave::Vanish(n) if state.completions > n => {
+                    self.gone.store(true, Ordering::Release);
+                    return None;
+                }
                 _ => {}
             }
         }

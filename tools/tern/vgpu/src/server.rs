@@ -111,6 +111,7 @@ impl Socket {
         let mut backend = Backend {
             device: self.device.clone(),
             config: Config::new(),
+            gone: false,
         };
         let result = self.server.run(&mut backend);
         backend.disconnect();
@@ -122,6 +123,8 @@ impl Socket {
 struct Backend {
     device: Arc<Device>,
     config: Config,
+    /// The device was seen to be gone, and stopped.
+    gone: bool,
 }
 
 fn invalid() -> Error {
@@ -132,6 +135,19 @@ impl Backend {
     fn set_master(&self, on: bool) {
         self.device.core.bus.set_master(on);
         self.device.core.irqs.set_master(on);
+    }
+
+    /// Whether the device has vanished. Before the CPU can know, it has stopped to touch memory.
+    fn has_vanished(&mut self) -> bool {
+        if !self.device.core.mischief.is_gone() {
+            return false;
+        }
+        if !self.gone {
+            self.gone = true;
+            self.device.reset();
+            self.set_master(false);
+        }
+        true
     }
 
     fn full_reset(&mut self) {
@@ -189,6 +205,11 @@ impl ServerBackend for Backend {
     fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), Error> {
         match region {
             VFIO_PCI_CONFIG_REGION_INDEX => self.config.read(offset, data).ok_or_else(invalid),
+            // What a bus answers for a device that does not.
+            hw::BAR_REGS if self.has_vanished() => {
+                data.fill(0xff);
+                Ok(())
+            }
             hw::BAR_REGS if offset < hw::REGS_SIZE as u64 => self.read_regs(offset, data),
             hw::BAR_VRAM => {
                 let dma = self.device.core.bus.dma();
@@ -214,6 +235,7 @@ impl ServerBackend for Backend {
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Error> {
         match region {
             VFIO_PCI_CONFIG_REGION_INDEX => self.write_config(offset, data),
+            hw::BAR_REGS if self.has_vanished() => Ok(()),
             hw::BAR_REGS if offset < hw::REGS_SIZE as u64 => self.write_regs(offset, data),
             hw::BAR_VRAM => {
                 let dma = self.device.core.bus.dma();

@@ -148,8 +148,7 @@ fn fault_entries_are_corrupted() {
 
 #[test]
 fn the_device_vanishes() {
-    let mut program = Program::start(&["--misbehave", "vanish=5"]);
-    let mut guest = program.guest();
+    let mut guest = guest(&[Misbehave::Vanish(5)]);
     for _ in 0..5 {
         let fence = guest.copy(0, nop());
         guest.wait_fence(fence);
@@ -164,12 +163,10 @@ fn the_device_vanishes() {
     };
     guest.write_entry(&ring, ring.put, &packet);
     guest.set_bell(ring.bell, ring.put + 1);
-    let _ = guest
-        .client
-        .region_write(0, hw::REG_KICK as u64, &0u32.to_le_bytes());
-    program.child.wait().unwrap();
-    let mut id = [0; 4];
-    assert!(guest.client.region_read(0, 0, &mut id).is_err());
+    guest.write32(hw::REG_KICK, 0);
+    guest.until("all ones", |guest| guest.read32(hw::REG_ID) == u32::MAX);
+    guest.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
+    assert_eq!(guest.read32(hw::REG_CONTROL), u32::MAX);
     assert_ne!(guest.load(packet.fence_addr), 99);
 }
 
