@@ -31,8 +31,8 @@ use core::ptr::{
 ///
 /// # Examples
 ///
-/// The driver's notifier [ignores](IntervalNotifierOps::ignores) what it is told because of `owner`,
-/// since no try would succeed otherwise.
+/// The driver's notifier [ignores](IntervalNotifierOps::ignores) what it is told because of
+/// `owner`, since no try would succeed otherwise.
 ///
 /// ```
 /// use kernel::mm::{
@@ -77,7 +77,8 @@ impl ExclusivePage {
     /// CPU will tell that the device writes to it. MMU notifiers are told, with `owner`. Sleeps.
     ///
     /// Errors: [`EINVAL`] if `addr` is not aligned; [`EFAULT`] if there is no memory that may be
-    /// written; [`EOPNOTSUPP`] if it is not anonymous, or of hugetlb; [`EINTR`] after a fatal signal.
+    /// written; [`EOPNOTSUPP`] if it is not anonymous, or of hugetlb; [`EINTR`] after a fatal
+    /// signal.
     ///
     /// Wraps `make_device_exclusive()`.
     pub fn new(mmap: &MmapReadGuard<'_>, addr: usize, owner: Owner) -> Result<Self> {

@@ -4,8 +4,8 @@
 //! `lib/test_hmm.c` does, with a device that is one.
 //!
 //! An open file mirrors the memory of the process that opened it, as an address space of the device
-//! does. To read and write it "by the device" is a dispatch, to migrate it a prefetch. The interface
-//! is that of `lib/test_hmm_uapi.h`.
+//! does. To read and write it "by the device" is a dispatch, to migrate it a prefetch. The
+//! interface is that of `lib/test_hmm_uapi.h`.
 
 use core::{
     ops::Range,
@@ -251,8 +251,8 @@ impl Window {
     /// Threads of a dispatch: one wave, so that a fault is met by all of them at once.
     const THREADS: usize = 32;
 
-    /// Copies from `args[1]` to `args[0]`, up to `args[2]` there; each thread every `THREADS`th part
-    /// of 32 bytes:
+    /// Copies from `args[1]` to `args[0]`, up to `args[2]` there; each thread every `THREADS`th
+    /// part of 32 bytes:
     ///
     /// ```text
     ///         slli    a1, a1, 5

@@ -160,8 +160,8 @@ impl Memory {
         unsafe { self.dev.as_bound() }
     }
 
-    /// Lets the next allocation of a migration fail, or not, in whichever direction and of whichever
-    /// size; for tests.
+    /// Lets the next allocation of a migration fail, or not, in whichever direction and of
+    /// whichever size; for tests.
     pub(crate) fn inject_failure(&self, fail: bool) {
         self.fail_next.store(fail, Ordering::Relaxed);
     }

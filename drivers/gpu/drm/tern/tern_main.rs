@@ -69,7 +69,7 @@ module! {
     params: {
         dmirror: bool {
             default: false,
-            description: "Make /dev/hmm_dmirror0 and 1 for the kernel's HMM tests, in place of test_hmm",
+            description: "Make nodes for the kernel's HMM tests, in place of those of test_hmm",
         },
     },
 }

@@ -358,8 +358,8 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     }
 }
 
-/// Brings back what of `wanted` (pages of the block) is in device memory, a huge page whole. Returns
-/// the number of pages.
+/// Brings back what of `wanted` (pages of the block) is in device memory, a huge page whole.
+/// Returns the number of pages.
 ///
 /// `range` lies in `vma` and has all of it that is in one block of 2 MiB, so that no huge page is
 /// split. May sleep.
