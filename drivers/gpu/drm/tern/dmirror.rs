@@ -22,11 +22,7 @@ use kernel::{
     },
     devres::Devres,
     dma::Coherent,
-    drm::{
-        self,
-        Registered, //
-    },
-    fs,
+    drm, fs,
     ioctl::_IOWR,
     miscdevice::{
         MiscDevice,
@@ -49,14 +45,12 @@ use kernel::{
     },
     new_mutex,
     page::Page,
-    pci,
     prelude::*,
     sync::{
         aref::ARef,
         Arc,
         Mutex, //
     },
-    time::msecs_to_jiffies,
     transmute::{
         AsBytes,
         FromBytes, //
@@ -76,6 +70,7 @@ use crate::{
         Queue, //
     },
     driver::TernDevice,
+    file::bound,
     gpu::Gpu,
     hw,
     mmu::{
@@ -83,6 +78,7 @@ use crate::{
         BLOCK_SIZE, //
     },
     svm::{
+        block::timeout,
         fault::Policy,
         migrate::evict_once,
         prefetch::{
@@ -668,15 +664,6 @@ impl MiscDevice for Mirror {
 fn enter(drm: &TernDevice) -> Option<drm::RegistrationGuard<'_, crate::driver::TernDriver>> {
     // SAFETY: Nodes are made for devices that are registered.
     unsafe { drm.assume_ctx::<drm::Ioctl>() }.registration_guard()
-}
-
-fn bound(dev: &TernDevice<Registered>) -> &Device<Bound> {
-    let pdev: &pci::Device<Bound> = dev.as_ref();
-    pdev.as_ref()
-}
-
-fn timeout() -> kernel::time::Jiffies {
-    msecs_to_jiffies(1000)
 }
 
 /// Fails with `EINVAL` unless all of `range` is memory that the process may read.

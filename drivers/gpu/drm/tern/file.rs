@@ -175,7 +175,7 @@ fn zero(values: &[u64]) -> Result {
 }
 
 /// The device that an ioctl runs for.
-fn bound(dev: &TernDevice<Registered>) -> &Device<Bound> {
+pub(crate) fn bound(dev: &TernDevice<Registered>) -> &Device<Bound> {
     let pdev: &pci::Device<Bound> = dev.as_ref();
     pdev.as_ref()
 }

@@ -544,7 +544,8 @@ impl Installer {
     }
 }
 
-fn timeout() -> kernel::time::Jiffies {
+/// How long the core may try again by itself when memory keeps changing.
+pub(crate) fn timeout() -> kernel::time::Jiffies {
     msecs_to_jiffies(1000)
 }
 

@@ -18,8 +18,7 @@ use kernel::{
         },
         MmWithUser, //
     },
-    prelude::*,
-    time::msecs_to_jiffies, //
+    prelude::*, //
 };
 
 use crate::{
@@ -27,7 +26,10 @@ use crate::{
         MapError,
         Reserve, //
     },
-    svm::Vm, //
+    svm::{
+        block::timeout,
+        Vm, //
+    },
 };
 
 const PAGE_SIZE: usize = 4096;
@@ -62,11 +64,10 @@ impl Vm {
     ///
     /// The next one would do it itself, but by a change of the memory, so that it would fail too.
     fn give_back(&self, mm: &MmWithUser, addr: usize, buf: &mut hmm::Buffer) -> Result {
-        const TIMEOUT_MS: u32 = 1000;
         let range = addr..addr + PAGE_SIZE;
 
         RangeFault::new(&self.notifier, range, Access::Write)
-            .fault_unlocked(mm, msecs_to_jiffies(TIMEOUT_MS), buf)
+            .fault_unlocked(mm, timeout(), buf)
             .map(|_| ())
             .map_err(Error::from)
     }

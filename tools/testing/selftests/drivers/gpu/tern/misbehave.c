@@ -33,12 +33,7 @@ static int run_limited(struct tern *t, enum kernel_id kernel, void *p, size_t by
 
 static int move(const struct tern *t, void *p, size_t bytes, __u32 location)
 {
-	struct drm_tern_prefetch prefetch = {
-		.vm = t->vm,
-		.address = (uintptr_t)p,
-		.size = bytes,
-		.location = location,
-	};
+	struct drm_tern_prefetch prefetch = tern_prefetch_args(t, p, bytes, location);
 
 	return tern_ioctl(t->fd, DRM_IOCTL_TERN_PREFETCH, &prefetch);
 }

@@ -25,20 +25,9 @@ FIXTURE_TEARDOWN(prefetch)
 	ASSERT_EQ(0, tern_end(&self->t));
 }
 
-static struct drm_tern_prefetch request(const struct tern *t, const void *p, size_t bytes,
-					enum drm_tern_location to)
-{
-	return (struct drm_tern_prefetch){
-		.vm = t->vm,
-		.address = (uintptr_t)p,
-		.size = bytes,
-		.location = to,
-	};
-}
-
 static int prefetch(const struct tern *t, const void *p, size_t bytes, enum drm_tern_location to)
 {
-	struct drm_tern_prefetch args = request(t, p, bytes, to);
+	struct drm_tern_prefetch args = tern_prefetch_args(t, p, bytes, to);
 	int ret = tern_ioctl(t->fd, DRM_IOCTL_TERN_PREFETCH, &args);
 
 	if (!ret && (args.size || args.address != (uintptr_t)p + bytes))
@@ -253,7 +242,7 @@ TEST_F(prefetch, nothing_mapped)
 	ASSERT_NE(NULL, p);
 	ASSERT_EQ(0, munmap(p + HOLE * WORDS(PAGE), PAGE));
 	for (int i = 0; i < 2; i++) {
-		struct drm_tern_prefetch args = request(t, p, PAGES * PAGE, locations[i]);
+		struct drm_tern_prefetch args = tern_prefetch_args(t, p, PAGES * PAGE, locations[i]);
 		const size_t done[] = { HOLE * PAGE, 0 };
 
 		EXPECT_EQ(-EFAULT, tern_ioctl(t->fd, DRM_IOCTL_TERN_PREFETCH, &args));
@@ -356,7 +345,7 @@ TEST_F(prefetch, signals)
 	ASSERT_EQ(COUNT * HUGE_PAGE, tern_stats(t).resident_bytes);
 	ASSERT_EQ(0, sigaction(SIGUSR1, &action, NULL));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, send_signals, &sender));
-	args = request(t, p, COUNT * HUGE_PAGE, DRM_TERN_LOCATION_SYSTEM);
+	args = tern_prefetch_args(t, p, COUNT * HUGE_PAGE, DRM_TERN_LOCATION_SYSTEM);
 	do {
 		at = args.address;
 		if (!ioctl(t->fd, DRM_IOCTL_TERN_PREFETCH, &args))

@@ -9,9 +9,6 @@
 
 #include "stress.h"
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif
@@ -431,12 +428,9 @@ static void op_limit(struct region *r, unsigned int arg)
 
 static void op_prefetch(struct region *r, struct page_span span, unsigned int arg)
 {
-	struct drm_tern_prefetch prefetch = {
-		.vm = r->round->t.vm,
-		.address = (uintptr_t)page_at(r, span.first),
-		.size = span.count * PAGE,
-		.location = arg & 1 ? DRM_TERN_LOCATION_DEVICE : DRM_TERN_LOCATION_SYSTEM,
-	};
+	struct drm_tern_prefetch prefetch =
+		tern_prefetch_args(&r->round->t, page_at(r, span.first), span.count * PAGE,
+				   arg & 1 ? DRM_TERN_LOCATION_DEVICE : DRM_TERN_LOCATION_SYSTEM);
 	bool holes = false;
 	int ret;
 

@@ -483,6 +483,18 @@ static inline unsigned long *tern_resident(struct tern *t, size_t bytes, int adv
 	return p && tern_add_one(t, p, bytes) == DRM_TERN_RESULT_OK ? p : NULL;
 }
 
+/* What asks for @bytes from @p to be moved. */
+static inline struct drm_tern_prefetch
+tern_prefetch_args(const struct tern *t, const void *p, size_t bytes, enum drm_tern_location to)
+{
+	return (struct drm_tern_prefetch){
+		.vm = t->vm,
+		.address = (uintptr_t)p,
+		.size = bytes,
+		.location = to,
+	};
+}
+
 static inline int tern_gem_create(const struct tern *t, size_t bytes, __u32 flags,
 				  struct drm_tern_gem_create *gem)
 {
