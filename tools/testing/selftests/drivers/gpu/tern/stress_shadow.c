@@ -227,6 +227,18 @@ static int judge_loose(const struct region *r, struct gpu_step step)
 	return well;
 }
 
+/* Whether a step was under way when a change ended that the shadow has followed since. */
+static bool is_loose(const struct region *r, struct gpu_step step)
+{
+	return r->lanes[step.lane].loose == step.index;
+}
+
+/* What of a step that was done fits the shadow as it is, or as it was when the step began. */
+static int judge_all(const struct region *r, struct gpu_step step)
+{
+	return judge(r, step) | (is_loose(r, step) ? judge_loose(r, step) : 0);
+}
+
 static void require_well(struct region *r, struct gpu_step step, int well)
 {
 	const struct shadow *page = &r->pages[step.page];
@@ -244,10 +256,20 @@ static void require_well(struct region *r, struct gpu_step step, int well)
 		     stamp_word(page->stamp, other_word(step)), "read by the device");
 }
 
-/* A step has left its own word as it is now. */
+/* A step may have written its own word, or may have written it to what was there before. */
+static void doubt_write(struct region *r, struct gpu_step step)
+{
+	if (step.writes && writable(&r->pages[step.page]) &&
+	    !is_doubt(r, step.page, step.lane, step_tag(r, step)))
+		add_doubt(r, step.page, step.lane, step_tag(r, step));
+}
+
+/* A step that was done has left its own word as it is now. */
 static void settle(struct region *r, struct gpu_step step)
 {
-	if (step.writes)
+	if (is_loose(r, step) && r->lanes[step.lane].loose_words)
+		doubt_write(r, step);
+	else if (step.writes)
 		set_own(r, step.page, step.lane, step_tag(r, step));
 	else
 		observe_own(r, step.page, step.lane, r->steps->saw[step.index][step.lane].own);
@@ -256,17 +278,7 @@ static void settle(struct region *r, struct gpu_step step)
 /* Takes note of a step that no change ran into since it was done. */
 static void account(struct region *r, struct gpu_step step)
 {
-	struct lane *lane = &r->lanes[step.lane];
-	bool loose = lane->loose == step.index;
-	int well = judge(r, step) | (loose ? judge_loose(r, step) : 0);
-
-	require_well(r, step, well);
-	if (loose && lane->loose_words) {
-		/* It may have been written to what was there before. */
-		if (step.writes && writable(&r->pages[step.page]))
-			add_doubt(r, step.page, step.lane, step_tag(r, step));
-		return;
-	}
+	require_well(r, step, judge_all(r, step));
 	settle(r, step);
 }
 
@@ -352,13 +364,6 @@ static void note_loose(struct region *r, struct gpu_step step, int changes)
 	}
 }
 
-static void doubt_write(struct region *r, struct gpu_step step)
-{
-	if (step.writes && writable(&r->pages[step.page]) &&
-	    !is_doubt(r, step.page, step.lane, step_tag(r, step)))
-		add_doubt(r, step.page, step.lane, step_tag(r, step));
-}
-
 /*
  * Is called when an operation has ended but the shadow has not followed it yet. Of pages outside
  * of @span and @other the steps that ran meanwhile are as any.
@@ -381,7 +386,7 @@ void shadow_begin_change(struct region *r, struct page_span span, struct page_sp
 			if (i == r->to[lane])
 				note_loose(r, step, changes);
 			else
-				r->well[i][lane] = judge(r, step);
+				r->well[i][lane] = judge_all(r, step);
 			if (changes & CHANGES_WORDS)
 				doubt_write(r, step);
 		}
