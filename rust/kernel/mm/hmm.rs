@@ -287,6 +287,7 @@ impl<'a, T: IntervalNotifierOps> RangeFault<'a, T> {
             },
             pfn_flags_mask: 0,
             dev_private_owner: self.owner.map_or(ptr::null_mut(), Owner::as_raw),
+            report_runs: false,
         }
     }
 }
