@@ -44,7 +44,10 @@ use kernel::{
         MmWithUser, //
     },
     new_mutex,
-    page::Page,
+    page::{
+        Page,
+        PAGE_SIZE, //
+    },
     prelude::*,
     sync::{
         aref::ARef,
@@ -89,8 +92,6 @@ use crate::{
         Vm, //
     },
 };
-
-const PAGE_SIZE: usize = 4096;
 
 /// `struct hmm_dmirror_cmd`, the argument of all ioctls.
 #[repr(C)]

@@ -26,6 +26,7 @@ use kernel::{
         },
         MmWithUser, //
     },
+    page::PAGE_SIZE,
     prelude::*,
     time::{
         msecs_to_jiffies,
@@ -48,8 +49,6 @@ use crate::{
     },
     svm::Vm,
 };
-
-const PAGE_SIZE: usize = 4096;
 
 /// Pages of a block, as a bitmap.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]

@@ -18,6 +18,7 @@ use kernel::{
         },
         MmWithUser, //
     },
+    page::PAGE_SIZE,
     prelude::*, //
 };
 
@@ -31,8 +32,6 @@ use crate::{
         Vm, //
     },
 };
-
-const PAGE_SIZE: usize = 4096;
 
 impl Vm {
     /// Takes the pages of `range`, which is one of whole pages, from the CPU and lets the device

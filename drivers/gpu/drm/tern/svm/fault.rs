@@ -27,6 +27,7 @@ use kernel::{
         MmapReadGuard, //
     },
     new_mutex, new_spinlock,
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
         Arc,
@@ -55,7 +56,6 @@ use crate::{
     },
 };
 
-const PAGE_SIZE: usize = 4096;
 /// Faults that are drained together, and that are served together.
 const BATCH: usize = 256;
 /// Parts of VMAs that move at the same time, so that the copy engines always have work.

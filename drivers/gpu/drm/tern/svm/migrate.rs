@@ -46,6 +46,7 @@ use kernel::{
         virt::VmaRef,
         MmapReadGuard, //
     },
+    page::PAGE_SIZE,
     prelude::*,
     sync::Arc,
     time::{
@@ -81,7 +82,6 @@ use crate::{
     svm::block::PageSet, //
 };
 
-const PAGE_SIZE: usize = 4096;
 /// Single pages are moved and holes filled around the one that was hit, in aligned groups.
 pub(crate) const AROUND: usize = 16;
 
