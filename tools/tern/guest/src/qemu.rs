@@ -29,8 +29,6 @@ pub enum Accel {
     Kvm,
     /// By QEMU's translator, one host thread for each processor.
     Tcg,
-    /// By QEMU's translator in one thread; the clock counts instructions.
-    Icount,
 }
 
 /// Everything about the machine that its user can choose.
@@ -95,16 +93,12 @@ impl Machine {
         let (accel, cpu) = match self.accel {
             Accel::Kvm => ("kvm", "host"),
             Accel::Tcg => ("tcg,thread=multi", TCG_CPU),
-            Accel::Icount => ("tcg,thread=single", TCG_CPU),
         };
         args.flag("-nodefaults")
             .flag("-no-user-config")
             .flag("-no-reboot");
         args.option("-machine", "q35,memory-backend=ram");
         args.option("-accel", accel).option("-cpu", cpu);
-        if self.accel == Accel::Icount {
-            args.option("-icount", "shift=0,sleep=off");
-        }
         args.option("-smp", self.cpus.to_string());
         // The devices reach the guest's RAM through a shared file only.
         args.option("-m", self.memory.to_string()).option(
@@ -390,16 +384,6 @@ mod tests {
         let line = arguments(&machine());
         assert!(line.contains("init=/cache/tern-init "), "{line}");
         assert!(line.ends_with(" a=1 b"), "{line}");
-    }
-
-    #[test]
-    fn counting_instructions_takes_one_thread() {
-        let line = arguments(&Machine {
-            accel: Accel::Icount,
-            ..machine()
-        });
-        assert!(line.contains("-accel tcg,thread=single"));
-        assert!(line.contains("-icount shift=0,sleep=off"));
     }
 
     #[test]

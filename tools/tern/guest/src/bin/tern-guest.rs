@@ -95,10 +95,6 @@ struct Options {
     /// Further argument of the virtual GPU; can be repeated
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     vgpu_arg: Vec<String>,
-    /// Count instructions: TCG in one thread on one processor, and the guest's
-    /// clock ticks once (1 ns) for each instruction
-    #[arg(long)]
-    icount: bool,
     /// Plugin for QEMU's translator, with its arguments behind commas; needs TCG
     #[arg(long, value_name = "FILE[,NAME=VALUE...]")]
     plugin: Option<String>,
@@ -226,15 +222,13 @@ impl Options {
             share: share.map(|d| existing(d, "shared directory")).transpose()?,
             accel: Accel::Tcg,
             memory: self.machine.memory.unwrap_or(MEMORY),
-            cpus: self.machine.cpus.unwrap_or(if self.icount { 1 } else { 2 }),
+            cpus: self.machine.cpus.unwrap_or(2),
             gpus: Vec::new(),
             append: self.append.clone(),
             gdb: self.gdb.clone(),
             plugin: self.plugin.clone(),
         };
         machine.accel = match self.machine.accel.unwrap_or(Accelerator::Auto) {
-            Accelerator::Kvm if self.icount => bail!("KVM cannot count instructions"),
-            _ if self.icount => Accel::Icount,
             Accelerator::Tcg => Accel::Tcg,
             Accelerator::Kvm => Accel::Kvm,
             Accelerator::Auto => accel::choose(&machine, &self.cache)?,
