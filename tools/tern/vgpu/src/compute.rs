@@ -530,7 +530,7 @@ impl Engine {
 
     /// Raises the fault vector if entries were written, or lost, since the last time.
     fn signal(&mut self, core: &Core) {
-        if self.unsignalled.take().is_some() {
+        if self.unsignalled.take().is_some() && core.mischief.interrupts() {
             core.irqs.raise(hw::VECTOR_FAULT);
         }
     }

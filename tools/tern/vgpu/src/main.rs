@@ -58,8 +58,8 @@ struct Arguments {
     #[arg(long, conflicts_with = "compute_threads")]
     synchronous: bool,
     /// Go wrong on purpose: drop-completion, drop-interrupt, delay-completion, reorder-completion,
-    /// corrupt-fault, hang or vanish; =N is one in how many, how many microseconds, or after how
-    /// many completions
+    /// corrupt-fault, false-fence, corrupt-fence, hang or vanish; =N is one in how many, how many
+    /// microseconds, or after how many completions
     #[arg(long, value_name = "KIND[=N]")]
     misbehave: Vec<Misbehave>,
     /// Wait for the next client when one disconnects

@@ -20,7 +20,8 @@ use crate::sync::lock;
 pub enum Misbehave {
     /// One completion in this many is lost, its fence and its interrupt.
     DropCompletion(u64),
-    /// One completion in this many comes without its interrupt.
+    /// One completion in this many comes without its interrupt, and of the interrupts that tell of
+    /// faults one in this many is lost.
     DropInterrupt(u64),
     /// Every completion comes this many microseconds late, in order.
     DelayCompletion(u64),
@@ -28,6 +29,10 @@ pub enum Misbehave {
     ReorderCompletion(u64),
     /// One fault entry in this many has a random member overwritten.
     CorruptFault(u64),
+    /// Before one completion in this many comes one with a wrong fence.
+    FalseFence(u64),
+    /// After this many completions, once, all fences are wrong until the device is reset.
+    CorruptFence(u64),
     /// After this many completions, once, none comes any more until the device is reset.
     Hang(u64),
     /// The device is gone after this many completions.
@@ -38,8 +43,8 @@ pub enum Misbehave {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
     "{0:?} is no misbehaviour: there are drop-completion, drop-interrupt, delay-completion, \
-     reorder-completion, corrupt-fault, hang and vanish, each with =N (a number of at least 1) \
-     behind it or not"
+     reorder-completion, corrupt-fault, false-fence, corrupt-fence, hang and vanish, each with =N \
+     (a number of at least 1) behind it or not"
 )]
 pub struct Unknown(String);
 
@@ -62,6 +67,8 @@ impl FromStr for Misbehave {
             "delay-completion" => Self::DelayCompletion(or(1000)),
             "reorder-completion" => Self::ReorderCompletion(or(1000)),
             "corrupt-fault" => Self::CorruptFault(or(16)),
+            "false-fence" => Self::FalseFence(or(16)),
+            "corrupt-fence" => Self::CorruptFence(or(1000)),
             "hang" => Self::Hang(or(1000)),
             "vanish" => Self::Vanish(or(1000)),
             _ => return Err(unknown()),
@@ -85,6 +92,27 @@ impl Random {
         self.next() % n == 0
     }
 }
+
+/// A fence in place of `fence` that no driver may take for it: of one before it, of one that may not
+/// even have been submitted, or of none. What it says beside its value is just as wrong.
+fn wrong(fence: hw::Fence, random: &mut Random) -> hw::Fence {
+    let any = random.next();
+    hw::Fence {
+        value: match any % 4 {
+            0 => fence.value.wrapping_sub(1),
+            1 => fence.value.wrapping_add(1 << (any >> 2 & 15)),
+            2 => u64::MAX,
+            _ => fence.value ^ (any | 1),
+        },
+        status: random.next() as u32,
+        access: random.next() as u32,
+        info: random.next(),
+        count: random.next(),
+    }
+}
+
+/// How late the right completion is that follows a false one.
+const AFTER_FALSE: Duration = Duration::from_millis(1);
 
 /// A completion that waits for its time.
 struct Late {
@@ -118,7 +146,11 @@ struct State {
     completions: u64,
     /// Nothing completes until the next reset.
     hangs: bool,
+    /// All fences are wrong until the next reset.
+    corrupts: bool,
     late: BinaryHeap<Reverse<Late>>,
+    /// How many have been late.
+    postponed: u64,
     /// When the last one of a ring is due, by its doorbell: nothing overtakes within a ring.
     last: Vec<(usize, Instant)>,
     stop: bool,
@@ -142,7 +174,9 @@ impl Mischief {
                 random: Random(seed),
                 completions: 0,
                 hangs: false,
+                corrupts: false,
                 late: BinaryHeap::new(),
+                postponed: 0,
                 last: Vec::new(),
                 stop: false,
             }),
@@ -155,7 +189,9 @@ impl Mischief {
         self.kinds.iter().any(|kind| {
             matches!(
                 kind,
-                Misbehave::DelayCompletion(_) | Misbehave::ReorderCompletion(_)
+                Misbehave::DelayCompletion(_)
+                    | Misbehave::ReorderCompletion(_)
+                    | Misbehave::FalseFence(_)
             )
         })
     }
@@ -181,6 +217,23 @@ impl Mischief {
                 Misbehave::ReorderCompletion(us) => {
                     delay += Duration::from_micros(state.random.next() % us);
                 }
+                Misbehave::FalseFence(n) if state.random.one_in(n) => {
+                    let fence = wrong(completion.fence, &mut state.random);
+                    state.postpone(
+                        Completion {
+                            fence,
+                            ..completion
+                        },
+                        delay,
+                    );
+                    delay += AFTER_FALSE;
+                }
+                Misbehave::CorruptFence(n) => {
+                    state.corrupts |= state.completions == n + 1;
+                    if state.corrupts {
+                        completion.fence = wrong(completion.fence, &mut state.random);
+                    }
+                }
                 Misbehave::Hang(n) => {
                     state.hangs |= state.completions == n + 1;
                     if state.hangs {
@@ -200,6 +253,15 @@ impl Mischief {
         state.postpone(completion, delay);
         self.changed.notify_one();
         None
+    }
+
+    /// Whether an interrupt that tells of faults is raised.
+    pub fn interrupts(&self) -> bool {
+        let random = &mut lock(&self.state).random;
+        !self
+            .kinds
+            .iter()
+            .any(|kind| matches!(*kind, Misbehave::DropInterrupt(n) if random.one_in(n)))
     }
 
     /// Spoils a fault entry, or does not.
@@ -248,10 +310,11 @@ impl Mischief {
         }
     }
 
-    /// Forgets the completions that are late, and no longer hangs.
+    /// Forgets the completions that are late, and no longer hangs or corrupts fences.
     pub fn clear(&self) {
         let mut state = lock(&self.state);
         state.hangs = false;
+        state.corrupts = false;
         state.late.clear();
         state.last.clear();
     }
@@ -273,9 +336,10 @@ impl State {
             }
             None => self.last.push((completion.bell, due)),
         }
+        self.postponed += 1;
         self.late.push(Reverse(Late {
             due,
-            number: self.completions,
+            number: self.postponed,
             completion,
         }));
     }

@@ -147,6 +147,63 @@ fn fault_entries_are_corrupted() {
 }
 
 #[test]
+fn false_fences_come_before_the_right_ones() {
+    let mut guest = guest(&[Misbehave::FalseFence(1)]);
+    let mut seen = 0;
+    for _ in 0..50 {
+        let (addr, value) = guest.copy(0, nop());
+        guest.until("a fence", |guest| guest.load(addr) != 0);
+        seen += u32::from(guest.load(addr) != value);
+        let fence = guest.wait_fence((addr, value));
+        assert_eq!(fence.status, hw::COMPLETE_OK);
+    }
+    // The right one may come before this looks.
+    assert!(seen > 0);
+}
+
+#[test]
+fn fences_are_corrupted_until_a_reset() {
+    let mut guest = guest(&[Misbehave::CorruptFence(5)]);
+    for _ in 0..5 {
+        let fence = guest.copy(0, nop());
+        guest.wait_fence(fence);
+    }
+    for _ in 0..50 {
+        let (addr, value) = guest.copy(0, nop());
+        guest.until("a fence", |guest| guest.load(addr) != 0);
+        assert_ne!(guest.load(addr), value);
+    }
+    guest.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
+    guest.program();
+    guest.enable();
+    for _ in 0..20 {
+        let fence = guest.copy(0, nop());
+        guest.wait_fence(fence);
+    }
+}
+
+#[test]
+fn interrupts_for_faults_are_lost() {
+    let mut guest = guest(&[Misbehave::DropInterrupt(1)]);
+    guest.space(1);
+    let mut queue = guest.start_queue(3, 1);
+    guest.dispatch(
+        &mut queue,
+        hw::DispatchPacket {
+            op: hw::OP_DISPATCH,
+            entry: 0x1000,
+            threads: 1,
+            ..Default::default()
+        },
+    );
+    for _ in 0..100 {
+        guest.until("a fault", |guest| !guest.take_faults().is_empty());
+        guest.replay();
+    }
+    assert_eq!(guest.interrupts(hw::VECTOR_FAULT), 0);
+}
+
+#[test]
 fn the_device_vanishes() {
     let mut guest = guest(&[Misbehave::Vanish(5)]);
     for _ in 0..5 {
