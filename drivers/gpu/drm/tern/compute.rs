@@ -51,7 +51,10 @@ use crate::{
         Ring,
         RingFences, //
     },
-    svm::Vm,
+    svm::{
+        fault::FaultRing,
+        Vm, //
+    },
 };
 
 /// How a dispatch ended.
@@ -174,6 +177,7 @@ pub(crate) struct Queue {
     id: u32,
     regs: Arc<Regs>,
     control: Arc<Control>,
+    faults: Arc<FaultRing>,
     /// Its address space.
     pub(crate) vm: Arc<Vm>,
     timeline: Timeline,
@@ -220,6 +224,9 @@ impl WorkItem<WATCH> for Queue {
         state.complete();
         if !state.is_late() {
             this.watch_time(&state);
+            drop(state);
+            // The interrupt for a fault may have been lost, as that for a completion.
+            this.faults.look();
             return;
         }
         state.verdict = Some((state.completed, Outcome::TIMEOUT));
@@ -267,6 +274,7 @@ impl Queue {
                 id,
                 regs: gpu.regs.clone(),
                 control: gpu.control.clone(),
+                faults: gpu.faults.clone(),
                 vm,
                 timeline: Timeline::new(c"tern", c"queue"),
                 state <- new_mutex!(state, "tern::Queue"),

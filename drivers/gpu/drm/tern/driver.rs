@@ -44,10 +44,10 @@ use crate::{
     irq::{
         ComputeHandler,
         CopyHandler,
-        ErrorHandler, //
+        ErrorHandler,
+        FaultHandler, //
     },
-    regs::Regs,
-    svm::fault::FaultHandler, //
+    regs::Regs, //
 };
 
 pub(crate) struct TernDriver;
@@ -116,13 +116,13 @@ impl pci::Driver for TernDriver {
             // What a driver before this one let it do must not touch memory.
             regs.reset(dev)?;
             pdev.set_master();
-            let (gpu, faults) = Gpu::new(pdev, regs)?;
+            let gpu = Gpu::new(pdev, regs)?;
             let shut_down = ShutDown {
                 dev,
                 gpu: gpu.clone(),
             };
             gpu.enable()?;
-            let faults = FaultHandler::new(gpu.clone(), faults)?;
+            let faults = gpu.faults.clone();
             let drm = drm::UnregisteredDevice::<Self>::new(pdev, Ok(gpu.clone()))?;
             let node: ARef<TernDevice> = (&*drm).into();
             let (errors, copies, compute) = (gpu.clone(), gpu.clone(), gpu);
@@ -146,7 +146,7 @@ impl pci::Driver for TernDriver {
                     c"tern-compute",
                     Ok(ComputeHandler(compute))
                 ),
-                fault <- request(vectors, hw::VECTOR_FAULT, c"tern-fault", faults),
+                fault <- request(vectors, hw::VECTOR_FAULT, c"tern-fault", Ok(FaultHandler(faults))),
                 shut_down,
                 // SAFETY: It is stored in the driver's data, which is dropped at unbind and never
                 // forgotten.

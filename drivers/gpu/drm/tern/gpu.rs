@@ -37,11 +37,9 @@ use crate::{
         Memory, //
     },
     regs::Regs,
-    ring::{
-        InRing,
-        SharedArray, //
-    },
+    ring::SharedArray,
     svm::{
+        fault::FaultRing,
         migrate,
         Vm, //
     },
@@ -102,6 +100,20 @@ impl<T> Slots<T> {
 
     fn get(&self, i: u32) -> Option<Arc<T>> {
         self.slots.get(i as usize)?.clone()
+    }
+}
+
+/// The address spaces of a device, by number.
+#[pin_data]
+pub(crate) struct Spaces {
+    #[pin]
+    slots: Mutex<Slots<Vm>>,
+}
+
+impl Spaces {
+    /// The address space with this number, if there is one.
+    pub(crate) fn get(&self, asid: u32) -> Option<Arc<Vm>> {
+        self.slots.lock().get(asid)
     }
 }
 
@@ -176,14 +188,12 @@ pub(crate) struct Gpu {
     /// Starts dispatches, and ends them when the device is lost. Nothing that it runs waits for
     /// memory.
     pub(crate) work: Arc<OwnedQueue>,
-    /// Serves faults.
-    pub(crate) fault_work: OwnedQueue,
+    pub(crate) faults: Arc<FaultRing>,
     /// Held while address spaces and queues are made.
     #[pin]
     setup: Mutex<()>,
     space_table: SharedArray<hw::AddressSpace>,
-    #[pin]
-    spaces: Mutex<Slots<Vm>>,
+    spaces: Arc<Spaces>,
     queue_table: SharedArray<hw::QueueContext>,
     queues: Arc<Queues>,
 }
@@ -195,16 +205,9 @@ impl Gpu {
     const QUEUES_LOG2: u32 = 8;
     /// Number of queues.
     pub(crate) const QUEUES: usize = 1 << Self::QUEUES_LOG2;
-    /// log2 of the entries of the fault ring.
-    const FAULTS_LOG2: u32 = 12;
 
     /// Sets up the rings and tables of a device that was reset. May sleep.
-    ///
-    /// Returns its fault ring too, for the one who serves faults.
-    pub(crate) fn new(
-        pdev: &pci::Device<Bound>,
-        regs: Arc<Regs>,
-    ) -> Result<(Arc<Self>, InRing<hw::FaultEntry>)> {
+    pub(crate) fn new(pdev: &pci::Device<Bound>, regs: Arc<Regs>) -> Result<Arc<Self>> {
         let dev: &Device<Bound> = pdev.as_ref();
         let info = Info::read(pdev, &regs)?;
         let control = Arc::pin_init(Control::new(dev, regs.clone())?, GFP_KERNEL)?;
@@ -218,13 +221,18 @@ impl Gpu {
         regs.write64(hw::REG_QUEUE_BASE, queue_table.dma_address(0))?;
         regs.write32(hw::REG_QUEUE_LOG2, Self::QUEUES_LOG2)?;
 
-        let faults = InRing::new(dev, Self::FAULTS_LOG2, hw::DOORBELL_FAULT)?;
-        faults.program(&regs, hw::REG_FAULT_RING)?;
+        let slots = Slots::new(1 << Self::SPACES_LOG2)?;
+        let spaces = Arc::pin_init(
+            pin_init!(Spaces {
+                slots <- new_mutex!(slots, "tern::Spaces"),
+            }),
+            GFP_KERNEL,
+        )?;
+        let faults = FaultRing::new(dev, regs.clone(), control.clone(), spaces.clone())?;
+        let faults = Arc::pin_init(faults, GFP_KERNEL)?;
 
-        let spaces = Slots::new(1 << Self::SPACES_LOG2)?;
         let slots = Slots::new(1 << Self::QUEUES_LOG2)?;
         let work = Arc::new(OwnedQueue::new(c"tern")?, GFP_KERNEL)?;
-        let fault_work = OwnedQueue::new(c"tern-fault")?;
         let queues = Arc::pin_init(
             pin_init!(Queues {
                 slots <- new_mutex!(slots, "tern::Queues"),
@@ -252,10 +260,10 @@ impl Gpu {
                 control,
                 memory,
                 work,
-                fault_work,
+                faults,
                 setup <- new_mutex!((), "tern::Gpu::setup"),
                 space_table,
-                spaces <- new_mutex!(spaces, "tern::Gpu::spaces"),
+                spaces,
                 queue_table,
                 queues,
             }? Error),
@@ -263,7 +271,7 @@ impl Gpu {
         )?;
         // Until `shut_down`, since it leads back to the registers.
         *gpu.regs.on_loss.lock() = Some(loss);
-        Ok((gpu, faults))
+        Ok(gpu)
     }
 
     /// Pages of VRAM that the CPU reaches, from the first on.
@@ -289,7 +297,7 @@ impl Gpu {
         mm: &MmWithUser,
     ) -> Result<Arc<Vm>> {
         let _setup = self.setup.lock();
-        let slot = self.spaces.lock().free_slot()?;
+        let slot = self.spaces.slots.lock().free_slot()?;
         let (memory, control) = (self.memory.clone(), self.control.clone());
         let vm = Vm::new(dev, drm, memory, control, slot as u32, mm)?;
         let entry = hw::AddressSpace {
@@ -298,7 +306,7 @@ impl Gpu {
         };
 
         self.space_table.write(slot, entry);
-        self.spaces.lock().slots[slot] = Some(vm.clone());
+        self.spaces.slots.lock().slots[slot] = Some(vm.clone());
         Ok(vm)
     }
 
@@ -312,12 +320,7 @@ impl Gpu {
         self.space_table.write(slot, hw::AddressSpace::default());
         vm.shut_down();
         // Dropped after the lock, since the end of a notifier waits for invalidations.
-        let _vm = self.spaces.lock().slots[slot].take();
-    }
-
-    /// The address space with this number, if there is one.
-    pub(crate) fn space(&self, asid: u32) -> Option<Arc<Vm>> {
-        self.spaces.lock().get(asid)
+        let _vm = self.spaces.slots.lock().slots[slot].take();
     }
 
     /// Makes and starts a queue; `ENOSPC` when the device has none left. May sleep.
@@ -352,7 +355,7 @@ impl Gpu {
 
     /// Calls `f` for each address space. They neither come nor go meanwhile.
     pub(crate) fn for_each_space(&self, f: impl FnMut(&Arc<Vm>)) {
-        self.spaces.lock().slots.iter().flatten().for_each(f);
+        self.spaces.slots.lock().slots.iter().flatten().for_each(f);
     }
 
     /// Calls `f`, which must not allocate memory, for each queue. They neither come nor go
@@ -390,14 +393,14 @@ impl Gpu {
             }
         }
         for i in 0..1 << Self::SPACES_LOG2 {
-            if let Some(vm) = self.space(i) {
+            if let Some(vm) = self.spaces.get(i) {
                 self.destroy_space(&vm);
-                self.fault_work.flush();
+                self.faults.flush();
                 vm.forget_faults();
             }
         }
         // Address spaces that were destroyed before; nobody is left who could queue more.
-        self.fault_work.flush();
+        self.faults.flush();
 
         match migrate::evict(&self.memory) {
             Ok(0) => (),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Handlers of the interrupts other than the one for faults.
+//! Handlers of the interrupts.
 
 use kernel::{
     device::{
@@ -14,7 +14,20 @@ use kernel::{
     sync::Arc,
 };
 
-use crate::gpu::Gpu;
+use crate::{
+    gpu::Gpu,
+    svm::fault::FaultRing, //
+};
+
+/// Threads wait for faults.
+pub(crate) struct FaultHandler(pub(crate) Arc<FaultRing>);
+
+impl ThreadedHandler for FaultHandler {
+    fn handle_threaded(&self) -> IrqReturn {
+        self.0.interrupt();
+        IrqReturn::Handled
+    }
+}
 
 /// Copies completed.
 pub(crate) struct CopyHandler(pub(crate) Arc<Gpu>);

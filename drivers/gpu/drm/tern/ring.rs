@@ -124,7 +124,16 @@ where
 }
 
 impl SharedArray<hw::Fence> {
-    /// The fence in slot `i` if it has reached `value`.
+    /// Forgets what is in slot `i`, which no packet in flight names, whatever the device wrote.
+    fn clear(&self, i: usize) {
+        // SAFETY: `ptr` is valid, and so is the address of a member.
+        self.with(i, |ptr| unsafe {
+            addr_of_mut!((*ptr).value).write_volatile(0)
+        });
+    }
+
+    /// The fence in slot `i` if it has reached `value`. Any other value means nothing: the device
+    /// has not written the fence.
     fn reached(&self, i: usize, value: u64) -> Option<hw::Fence> {
         // SAFETY: `ptr` is valid, and so is the address of a member.
         let now = self.with(i, |ptr| unsafe { addr_of!((*ptr).value).read_volatile() })?;
@@ -404,10 +413,7 @@ impl FencePool {
         let slot = self.free.lock().pop()?;
         let value = self.next.fetch_add(1, Ordering::Relaxed);
 
-        // SAFETY: `ptr` is valid, and so is the address of a member. No packet in flight names
-        // the slot, so the device does not write it.
-        let clear = |ptr: *mut hw::Fence| unsafe { addr_of_mut!((*ptr).value).write_volatile(0) };
-        self.slots.with(slot.into(), clear);
+        self.slots.clear(slot.into());
         Some(Ticket { slot, value })
     }
 
@@ -447,6 +453,8 @@ impl RingFences {
 
     /// Makes the packet with this index in its ring write its fence.
     pub(crate) fn attach(&self, index: u64, packet: &mut impl Packet) {
+        // With the fence before, the device may have written this one already.
+        self.0.clear(self.slot(index));
         packet.set_fence(self.0.dma_address(self.slot(index)), index + 1, true);
     }
 

@@ -16,9 +16,9 @@ use core::{
 };
 
 use kernel::{
-    irq::{
-        IrqReturn,
-        ThreadedHandler, //
+    device::{
+        Bound,
+        Device, //
     },
     mm::{
         migrate,
@@ -38,12 +38,17 @@ use kernel::{
 };
 
 use crate::{
-    gpu::Gpu,
+    control::Control,
+    gpu::{
+        Gpu,
+        Spaces, //
+    },
     hw,
     mmu::{
         BLOCK_PAGES,
         BLOCK_SIZE, //
     },
+    regs::Regs,
     ring::InRing,
     svm::{
         block::{
@@ -61,15 +66,19 @@ const BATCH: usize = 256;
 /// Parts of VMAs that move at the same time, so that the copy engines always have work.
 pub(super) const IN_FLIGHT: usize = 8;
 
-/// Handler of the fault interrupt.
+/// The fault ring of a device.
 #[pin_data]
-pub(crate) struct FaultHandler {
-    gpu: Arc<Gpu>,
+pub(crate) struct FaultRing {
+    regs: Arc<Regs>,
+    control: Arc<Control>,
+    spaces: Arc<Spaces>,
+    /// Serves faults.
+    work: OwnedQueue,
     #[pin]
     drain: Mutex<Drain>,
 }
 
-/// The fault ring and what was drained from it.
+/// The ring and what was drained from it.
 struct Drain {
     ring: InRing<hw::FaultEntry>,
     faults: KVec<hw::FaultEntry>,
@@ -77,12 +86,20 @@ struct Drain {
     overflow: u64,
 }
 
-impl FaultHandler {
-    /// `ring` is the fault ring, which the device has been told of. May sleep.
+impl FaultRing {
+    /// log2 of the entries.
+    const LOG2: u32 = 12;
+
+    /// Allocates the ring and tells the device where it is. May sleep.
     pub(crate) fn new(
-        gpu: Arc<Gpu>,
-        ring: InRing<hw::FaultEntry>,
-    ) -> Result<impl PinInit<Self, Error>> {
+        dev: &Device<Bound>,
+        regs: Arc<Regs>,
+        control: Arc<Control>,
+        spaces: Arc<Spaces>,
+    ) -> Result<impl PinInit<Self, Error> + use<>> {
+        let ring = InRing::new(dev, Self::LOG2, hw::DOORBELL_FAULT)?;
+        ring.program(&regs, hw::REG_FAULT_RING)?;
+        let work = OwnedQueue::new(c"tern-fault")?;
         let drain = Drain {
             ring,
             faults: KVec::with_capacity(BATCH, GFP_KERNEL)?,
@@ -90,43 +107,57 @@ impl FaultHandler {
         };
 
         Ok(try_pin_init!(Self {
-            gpu,
-            drain <- new_mutex!(drain, "tern::FaultHandler"),
+            regs,
+            control,
+            spaces,
+            work,
+            drain <- new_mutex!(drain, "tern::FaultRing"),
         }))
     }
-}
 
-impl ThreadedHandler for FaultHandler {
-    fn handle_threaded(&self) -> IrqReturn {
-        let mut drain = self.drain.lock();
-
-        // An error means that there is no device any more.
-        while drain.deal(&self.gpu).unwrap_or(false) {}
-        IrqReturn::Handled
+    /// Has all faults served that the device has reported; called by the interrupt thread.
+    pub(crate) fn interrupt(&self) {
+        self.deal_all(&mut self.drain.lock());
     }
-}
 
-impl Drain {
+    /// The same for one who knows of no interrupt, as it may have been lost. If somebody is at it
+    /// already, that is enough.
+    pub(crate) fn look(&self) {
+        if let Some(mut drain) = self.drain.try_lock() {
+            self.deal_all(&mut drain);
+        }
+    }
+
+    /// Waits until no fault is being served. May sleep.
+    pub(crate) fn flush(&self) {
+        self.work.flush();
+    }
+
+    fn deal_all(&self, drain: &mut Drain) {
+        // An error means that there is no device any more.
+        while self.deal(drain).unwrap_or(false) {}
+    }
+
     /// Deals what is in the ring, up to one batch, out to the address spaces. False if there was
     /// nothing.
-    fn deal(&mut self, gpu: &Gpu) -> Result<bool> {
-        self.faults.clear();
-        if self.ring.drain(&gpu.regs, BATCH, &mut self.faults)? == 0 {
+    fn deal(&self, drain: &mut Drain) -> Result<bool> {
+        drain.faults.clear();
+        if drain.ring.drain(&self.regs, BATCH, &mut drain.faults)? == 0 {
             return Ok(false);
         }
-        let overflow = self.ring.overflow();
-        if overflow != self.overflow {
+        let overflow = drain.ring.overflow();
+        if overflow != drain.overflow {
             // Threads whose faults found no room fault again; that of others may be served late.
-            self.overflow = overflow;
-            gpu.control.replay()?;
+            drain.overflow = overflow;
+            self.control.replay()?;
         }
-        self.faults.sort_unstable_by_key(|fault| fault.asid);
-        for faults in self.faults.chunk_by(|a, b| a.asid == b.asid) {
-            match gpu.space(faults[0].asid) {
-                Some(vm) => vm.post_faults(&gpu.fault_work, faults),
+        drain.faults.sort_unstable_by_key(|fault| fault.asid);
+        for faults in drain.faults.chunk_by(|a, b| a.asid == b.asid) {
+            match self.spaces.get(faults[0].asid) {
+                Some(vm) => vm.post_faults(&self.work, faults),
                 // Its queues are stopped, so nobody waits for these. But others may have found
                 // the ring full because of them.
-                None => gpu.control.replay()?,
+                None => self.control.replay()?,
             }
         }
         Ok(true)

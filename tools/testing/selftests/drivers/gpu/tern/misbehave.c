@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A device that misbehaves. It answers late, in another order, without interrupts or with fault
- * entries that are wrong, and everything has to be right all the same (fixture "right"); or it
- * is lost, for a while or for good (fixture "loss"). What it does is an option of the virtual
+ * A device that misbehaves. It answers late, in another order, without interrupts, with fault
+ * entries or fences that are wrong, and everything has to be right all the same (fixture "right",
+ * and "silent" where there are no interrupts at all); or it is lost, for a while or for good
+ * (fixture "loss"). What it does is an option of the virtual
  * GPU, so a run names the fixture (-f) or the variant (-v) that fits. Needs root.
  */
 #include "kselftest_harness.h"
@@ -164,6 +165,43 @@ TEST_F_TIMEOUT(right, unbind_and_bind, 200)
 	EXPECT_EQ(0, tern_end(&again));
 }
 
+FIXTURE(silent)
+{
+	struct tern t;
+};
+
+FIXTURE_SETUP(silent)
+{
+	int ret = tern_begin(&self->t);
+
+	if (ret == -ENODEV)
+		SKIP(return, "no Tern device in /dev/dri");
+	ASSERT_EQ(0, ret);
+}
+
+FIXTURE_TEARDOWN(silent)
+{
+}
+
+/* Ten times this is more than it takes to look, and less than this test may take. */
+#define SILENT_LIMIT_MS 3000
+
+/* Long before its time is over a dispatch is seen to fault, and to end. */
+TEST_F_TIMEOUT(silent, work, 200)
+{
+	unsigned long *p = tern_filled(&self->t, SINGLE_BYTES, MADV_NOHUGEPAGE);
+
+	ASSERT_NE(NULL, p);
+	for (unsigned long round = 1; round <= 2; round++) {
+		ASSERT_EQ(DRM_TERN_RESULT_OK, run_limited(&self->t, KERNEL_ADD, p, SINGLE_BYTES,
+							  SILENT_LIMIT_MS));
+		EXPECT_EQ(-1, tern_check_pattern(p, SINGLE_BYTES, round));
+	}
+	EXPECT_LT(0, tern_stats(&self->t).faults);
+	tern_unmap_all(&self->t);
+	EXPECT_EQ(0, tern_end(&self->t));
+}
+
 /*
  * Another process, with memory on the device. It is told when to look at that, and ends with
  * what it found.
@@ -196,6 +234,12 @@ FIXTURE_VARIANT(loss)
 
 /* It answers nothing more until it is reset. */
 FIXTURE_VARIANT_ADD(loss, hang)
+{
+	.comes_back = 1,
+};
+
+/* All its fences are wrong until it is reset: it has answered nothing. */
+FIXTURE_VARIANT_ADD(loss, fence)
 {
 	.comes_back = 1,
 };
