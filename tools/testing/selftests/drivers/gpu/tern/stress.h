@@ -33,7 +33,7 @@
 /* Plan ---------------------------------------------------------------------------------- */
 
 enum op_kind {
-	OP_MAP, OP_UNMAP, OP_MOVE, OP_GROW, OP_SHRINK, OP_PROTECT,
+	OP_MAP, OP_UNMAP, OP_MOVE, OP_MOVE_MANY, OP_GROW, OP_SHRINK, OP_PROTECT,
 	OP_DONTNEED, OP_FREE, OP_HUGE, OP_NOHUGE, OP_COLLAPSE, OP_PAGEOUT, OP_SAME,
 	OP_FORK, OP_REAP, OP_WP, OP_UNWP, OP_COMPACT, OP_NODE, OP_LIMIT, OP_PREFETCH,
 	OP_WRITE, OP_CHECK, OP_GPU,

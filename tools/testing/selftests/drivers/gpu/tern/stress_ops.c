@@ -154,6 +154,67 @@ static void op_move(struct region *r, struct page_span from, unsigned int to_pag
 	shadow_end_change(r, from, to, ALL_CHANGES);
 }
 
+/* Whether the VMA of a page is registered with userfaultfd. */
+static bool is_registered(struct region *r, unsigned int page)
+{
+	struct uffdio_writeprotect allow_write = {
+		.range = { .start = (uintptr_t)page_at(r, page), .len = PAGE },
+	};
+
+	return !ioctl(r->round->uffd, UFFDIO_WRITEPROTECT, &allow_write);
+}
+
+/*
+ * How many pages of @span one call moves. It goes from VMA to VMA, of which the first has to begin
+ * no later than the span, and ends with an error at one that is registered with userfaultfd. Such
+ * a VMA moves only if it is all that there is in the span.
+ */
+static unsigned int count_moving(struct region *r, struct page_span span)
+{
+	unsigned int page = span.first, end = span.first + span.count;
+
+	if (!r->pages[page].mapped)
+		return 0;
+	while (page < end) {
+		unsigned int next = vma_end(r, page);
+
+		if (next && is_registered(r, page) && (page != span.first || next < end))
+			return page - span.first;
+		page = next ? next : page + 1;
+	}
+	return span.count;
+}
+
+/* Moves all VMAs in a span, and the holes between them, which leave alone what they come to. */
+static void op_move_many(struct region *r, struct page_span from, unsigned int to_page,
+			 unsigned int arg)
+{
+	unsigned int page = from.first, moving;
+	struct page_span to, run;
+	bool keep = arg & 2, all;
+
+	if (from.count > r->nr_pages - to_page)
+		from.count = r->nr_pages - to_page;
+	to = (struct page_span){ to_page, from.count };
+	if (overlap(from, to))
+		return;
+	moving = count_moving(r, from);
+
+	shadow_enter(r);
+	all = mremap(page_at(r, from.first), from.count * PAGE, from.count * PAGE,
+		     MREMAP_MAYMOVE | MREMAP_FIXED | (keep ? MREMAP_DONTUNMAP : 0),
+		     page_at(r, to.first)) != MAP_FAILED;
+	if (all != (moving == from.count) || (!all && errno != EFAULT))
+		fail_text(r, "mremap() of %u pages, of which %u can move, from %u to %u: %s",
+			  from.count, moving, from.first, to.first,
+			  all ? "all moved" : strerror(errno));
+	shadow_leave(r);
+	shadow_begin_change(r, from, to, ALL_CHANGES);
+	while (next_run(r, (struct page_span){ from.first, moving }, &page, &run))
+		shadow_move(r, run, to.first + run.first - from.first, keep);
+	shadow_end_change(r, from, to, ALL_CHANGES);
+}
+
 /* Has the VMA of a page grow where it is, which it can if nothing is in its way. */
 static void op_grow(struct region *r, struct page_span span)
 {
@@ -402,7 +463,8 @@ static void op_node(struct region *r, struct page_span span, unsigned int arg)
 
 /*
  * Has the cgroup give up a part of its memory by a limit, which is then lifted. What is on the
- * device counts, but cannot be reclaimed.
+ * device counts, but cannot be reclaimed, and all may go there at any time. So memory.max would
+ * call the OOM killer wherever it is below the size of device memory, and memory.high it is.
  */
 static void op_limit(struct region *r, unsigned int arg)
 {
@@ -536,6 +598,9 @@ void op_run(struct region *r, struct op *op)
 		break;
 	case OP_MOVE:
 		op_move(r, span, op->to, op->arg);
+		break;
+	case OP_MOVE_MANY:
+		op_move_many(r, span, op->to, op->arg);
 		break;
 	case OP_GROW:
 		op_grow(r, span);

@@ -10,6 +10,7 @@ const struct op_type op_types[NR_OPS] = {
 	[OP_MAP] = { "map", 5 },
 	[OP_UNMAP] = { "unmap", 3 },
 	[OP_MOVE] = { "move", 10 },
+	[OP_MOVE_MANY] = { "move-many", 5 },
 	[OP_GROW] = { "grow", 3 },
 	[OP_SHRINK] = { "shrink", 2 },
 	[OP_PROTECT] = { "protect", 4 },
