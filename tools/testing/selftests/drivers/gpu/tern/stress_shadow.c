@@ -19,7 +19,8 @@
 #define WRITES_WELL 2
 #define OWN_WELL 4
 #define OTHER_WELL 8
-#define ALL_WELL 15
+/* It may have seen the words from before a change. Not what is as it has to be. */
+#define MAYBE_BEFORE 16
 
 /* A round may run for as long as it takes; the program's own limit ends it. */
 #define JOB_TIMEOUT_MS 600000
@@ -239,6 +240,12 @@ static int judge_all(const struct region *r, struct gpu_step step)
 	return judge(r, step) | (is_loose(r, step) ? judge_loose(r, step) : 0);
 }
 
+/* Whether a step that was done may have gone to words that are no longer there. */
+static bool may_be_before(const struct region *r, struct gpu_step step)
+{
+	return is_loose(r, step) && r->lanes[step.lane].loose_words;
+}
+
 static void require_well(struct region *r, struct gpu_step step, int well)
 {
 	const struct shadow *page = &r->pages[step.page];
@@ -264,10 +271,10 @@ static void doubt_write(struct region *r, struct gpu_step step)
 		add_doubt(r, step.page, step.lane, step_tag(r, step));
 }
 
-/* A step that was done has left its own word as it is now. */
-static void settle(struct region *r, struct gpu_step step)
+/* A step that was done has left its own word as it is now, unless that may be another one. */
+static void settle(struct region *r, struct gpu_step step, bool maybe_before)
 {
-	if (is_loose(r, step) && r->lanes[step.lane].loose_words)
+	if (maybe_before)
 		doubt_write(r, step);
 	else if (step.writes)
 		set_own(r, step.page, step.lane, step_tag(r, step));
@@ -279,7 +286,7 @@ static void settle(struct region *r, struct gpu_step step)
 static void account(struct region *r, struct gpu_step step)
 {
 	require_well(r, step, judge_all(r, step));
-	settle(r, step);
+	settle(r, step, may_be_before(r, step));
 }
 
 static unsigned int steps_done(const struct region *r, unsigned int lane)
@@ -383,10 +390,12 @@ void shadow_begin_change(struct region *r, struct page_span span, struct page_sp
 					account(r, step);
 				continue;
 			}
+			/* The last one is noted in place of one of those before it. */
 			if (i == r->to[lane])
 				note_loose(r, step, changes);
 			else
-				r->well[i][lane] = judge_all(r, step);
+				r->well[i][lane] = judge_all(r, step) |
+					(may_be_before(r, step) ? MAYBE_BEFORE : 0);
 			if (changes & CHANGES_WORDS)
 				doubt_write(r, step);
 		}
@@ -407,7 +416,7 @@ void shadow_end_change(struct region *r, struct page_span span, struct page_span
 			if (changes & CHANGES_WORDS)
 				doubt_write(r, step);
 			else
-				settle(r, step);
+				settle(r, step, r->well[i][lane] & MAYBE_BEFORE);
 		}
 		r->lanes[lane].next = r->to[lane];
 	}
