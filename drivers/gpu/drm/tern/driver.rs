@@ -146,7 +146,12 @@ impl pci::Driver for TernDriver {
                     c"tern-compute",
                     Ok(ComputeHandler(compute))
                 ),
-                fault <- request(vectors, hw::VECTOR_FAULT, c"tern-fault", Ok(FaultHandler(faults))),
+                fault <- request(
+                    vectors,
+                    hw::VECTOR_FAULT,
+                    c"tern-fault",
+                    Ok(FaultHandler(faults))
+                ),
                 shut_down,
                 // SAFETY: It is stored in the driver's data, which is dropped at unbind and never
                 // forgotten.
