@@ -177,6 +177,7 @@ pub struct RangeFault<'a, T: IntervalNotifierOps> {
     range: Range<usize>,
     access: Access,
     owner: Option<Owner>,
+    runs: bool,
 }
 
 impl<'a, T: IntervalNotifierOps> RangeFault<'a, T> {
@@ -187,12 +188,20 @@ impl<'a, T: IntervalNotifierOps> RangeFault<'a, T> {
             range,
             access,
             owner: None,
+            runs: false,
         }
     }
 
     /// Takes device-private pages of `owner` as they are. Those of others are faulted back.
     pub fn owner(mut self, owner: Owner) -> Self {
         self.owner = Some(owner);
+        self
+    }
+
+    /// Reports the order of what PTEs map, too: of runs of pages that are contiguous in memory as they
+    /// are in the address space, aligned to their size in both, and alike.
+    pub fn runs(mut self) -> Self {
+        self.runs = true;
         self
     }
 
@@ -287,7 +296,7 @@ impl<'a, T: IntervalNotifierOps> RangeFault<'a, T> {
             },
             pfn_flags_mask: 0,
             dev_private_owner: self.owner.map_or(ptr::null_mut(), Owner::as_raw),
-            report_runs: false,
+            report_runs: self.runs,
         }
     }
 }
@@ -366,9 +375,9 @@ impl<'a, T: IntervalNotifierOps> Stable<'a, T> {
 
 /// An iterator over pages that are present.
 ///
-/// Pages that are next to each other and mapped by one entry of the CPU's page tables come as one
-/// [`Entry`]. Pages that are not there, or that no device can use, are left out; with
-/// [`Access::Read`] or [`Access::Write`] there are none.
+/// Pages of one folio that are next to each other and mapped by one entry of the CPU's page tables,
+/// or that are a [run](RangeFault::runs), come as one [`Entry`]. Pages that are not there, or that no
+/// device can use, are left out; with [`Access::Read`] or [`Access::Write`] there are none.
 pub struct Entries<'a> {
     pfns: &'a [usize],
     first_page: usize,
@@ -383,23 +392,28 @@ impl<'a> Iterator for Entries<'a> {
         let rest = self.pfns.get(self.index..)?;
         let index = self.index + rest.iter().position(is_present)?;
 
-        let first = self.pfns[index];
-        let mapping = 1usize << ((first >> ORDER_SHIFT) & ORDER_MASK);
-        let left = mapping - ((self.first_page + index) & (mapping - 1));
-        // The core reports all pages of a mapping at once, in order.
-        let nr_pages = left.min(self.pfns.len() - index);
-
-        self.index = index + nr_pages;
-        Some(Entry {
+        let mut entry = Entry {
             index,
-            nr_pages,
-            value: first,
+            nr_pages: 1,
+            value: self.pfns[index],
             _folio: PhantomData,
-        })
+        };
+        let mapping = 1usize << entry.map_order();
+        if mapping > 1 {
+            let left = mapping - ((self.first_page + index) & (mapping - 1));
+            // The core reports all pages of a mapping at once, in order. A run may go on where the
+            // folio does not.
+            entry.nr_pages = left
+                .min(self.pfns.len() - index)
+                .min(entry.folio().nr_pages() - entry.page_in_folio());
+        }
+
+        self.index = index + entry.nr_pages;
+        Some(entry)
     }
 }
 
-/// Pages that are present, and that one entry of the CPU's page tables maps.
+/// Pages of a folio that are present, and that the CPU's page tables map alike; see [`Entries`].
 #[derive(Clone, Copy)]
 pub struct Entry<'a> {
     index: usize,
@@ -421,7 +435,7 @@ impl<'a> Entry<'a> {
         self.nr_pages
     }
 
-    /// Returns the order of the CPU's mapping, which may reach beyond the range.
+    /// Returns the order of the CPU's mapping or run, which may reach beyond the range.
     #[inline]
     pub fn map_order(&self) -> u32 {
         ((self.value >> ORDER_SHIFT) & ORDER_MASK) as u32
@@ -529,17 +543,29 @@ mod tests {
     #[test]
     fn joins_pages_of_one_mapping() -> Result {
         let order2 = VALID | 2 << ORDER_SHIFT;
+        let folio = Folio::alloc(3, GFP_KERNEL)?;
+        let first = folio.pfn();
         // The range starts at the third page of a mapping of four, and a second one follows, which
         // is next to it in memory too.
-        let pfns = [
-            order2 | 18,
-            order2 | 19,
-            order2 | 20,
-            order2 | 21,
-            order2 | 22,
-        ];
+        let pfns = [2, 3, 4, 5, 6].map(|page| order2 | (first + page));
 
-        assert_eq!(walk(6, &pfns)?[..], [(0, 2, 18, false), (2, 3, 20, false)]);
+        assert_eq!(
+            walk(6, &pfns)?[..],
+            [(0, 2, first + 2, false), (2, 3, first + 4, false)]
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn does_not_join_folios() -> Result {
+        let order1 = VALID | 1 << ORDER_SHIFT;
+        let folios = [Folio::alloc(0, GFP_KERNEL)?, Folio::alloc(0, GFP_KERNEL)?];
+        let [one, other] = folios.each_ref().map(|folio| folio.pfn());
+
+        assert_eq!(
+            walk(0, &[order1 | one, order1 | other])?[..],
+            [(0, 1, one, false), (1, 1, other, false)]
+        );
         Ok(())
     }
 

@@ -69,7 +69,7 @@
 //! # Slots
 //!
 //! Slots are base pages, counted from the start of the range. A folio takes as many slots as it has
-//! pages, and is walked as one entry.
+//! pages, and is walked as one entry. So is a hole that a large folio fits into.
 //!
 //! # Locking
 //!
@@ -92,8 +92,7 @@ use crate::{
     mm::{
         folio::{
             Folio,
-            LockedFolio,
-            PMD_ORDER, //
+            LockedFolio, //
         },
         pagemap::{
             DevicePagemap,
@@ -171,16 +170,9 @@ impl Slot {
     /// As for [`Slot::folio`].
     #[inline]
     unsafe fn order(self) -> u32 {
-        if !self.has(COMPOUND) {
-            return 0;
-        }
-
-        // SAFETY: By the safety requirements.
-        match unsafe { self.folio() } {
-            Some(folio) => folio.order(),
-            // A hole that a huge page fits into.
-            None => PMD_ORDER,
-        }
+        // SAFETY: The entry is a hole, or by the safety requirements its page is part of a folio that
+        // is referenced and locked, and so is not split meanwhile.
+        unsafe { bindings::migrate_pfn_order(self.0) }
     }
 }
 
@@ -228,8 +220,14 @@ impl Select {
     pub const DEVICE_PRIVATE: Self =
         Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE);
 
-    /// Huge pages as they are. Without it they are split into base pages first.
+    /// Huge pages as they are, where a PMD maps them, and holes of that size. Without it they are
+    /// split into base pages first.
     pub const COMPOUND: Self = Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_COMPOUND);
+
+    /// Large folios as they are, of any order, where PTEs map them wholly and one page after the
+    /// other, and holes as large as a fault of the CPU would fill them by one folio. Without it
+    /// they are split into base pages first.
+    pub const LARGE: Self = Self(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_LARGE);
 }
 
 impl BitOr for Select {
@@ -244,13 +242,13 @@ impl BitOr for Select {
 ///
 /// # Examples
 ///
-/// Moving anonymous memory to a device:
+/// Moving anonymous memory to a device, in folios of any size:
 ///
 /// ```
 /// use core::ops::Range;
 /// use kernel::mm::{
 ///     folio::LockedFolio,
-///     migrate::{Buffer, Copy, Select, Setup, Source},
+///     migrate::{Buffer, Copy, Select, Setup},
 ///     pagemap::{DevicePagemap, DevicePagemapOps},
 ///     MmWithUser,
 /// };
@@ -259,22 +257,21 @@ impl BitOr for Select {
 ///     mm: &MmWithUser,
 ///     range: Range<usize>,
 ///     vram: &DevicePagemap<T>,
-///     alloc: impl Fn(&Source<'_>) -> Option<LockedFolio>,
+///     alloc: impl Fn(u32) -> Result<LockedFolio>,
 ///     copy: impl Fn(Copy<'_>) -> Result,
 /// ) -> Result {
 ///     let mut buffer = Buffer::new(512, GFP_KERNEL)?;
 ///
 ///     let mmap = mm.mmap_read_lock();
 ///     let vma = mmap.vma_lookup(range.start).ok_or(EFAULT)?;
-///     let mut collected = Setup::new(&mmap, vma, range, Select::SYSTEM | Select::COMPOUND)
+///     let select = Select::SYSTEM | Select::COMPOUND | Select::LARGE;
+///     let mut collected = Setup::new(&mmap, vma, range, select)
 ///         .owner(vram.owner())
 ///         .collect(&mut buffer)?;
 ///
 ///     for mut entry in collected.entries() {
-///         if let Some(folio) = alloc(&entry) {
-///             // A folio of the wrong size comes back and is released.
-///             let _ = entry.set(folio);
-///         }
+///         // What finds no room stays where it is.
+///         let _ = entry.set_largest(|_, order| alloc(order));
 ///     }
 ///
 ///     // On failure all sources stay where they are.
@@ -318,8 +315,8 @@ impl<'a> Setup<'a> {
     /// Collects device-private folios of `owner` around a fault of the CPU, to bring them back.
     ///
     /// `range` (bytes) must have the page that faulted, and should cover its folio. A large folio
-    /// that is mapped [page by page](VmFault::level), or of which `range` has only a part, is
-    /// split.
+    /// of which `range` has only a part is split, and so is one that is mapped
+    /// [page by page](VmFault::level), unless [`Select::LARGE`] is [added](Setup::select).
     pub fn for_fault(fault: &'a VmFault, range: Range<usize>, owner: Owner) -> Self {
         Self {
             vma: fault.vma(),
@@ -661,8 +658,8 @@ impl<'a, K: Kind> Collected<'a, K> {
     /// Puts the destinations in the place of their sources.
     ///
     /// All copies must be complete. Sources without a destination, and those for which it fails
-    /// (for example because somebody holds a reference), stay. A huge page whose destination was
-    /// given as single pages is split, in all processes that map it. May sleep. Wraps
+    /// (for example because somebody holds a reference), stay. A large folio whose destination was
+    /// given in smaller parts is split, in all processes that map it. May sleep. Wraps
     /// `migrate_vma_pages()` and `migrate_device_pages()`.
     pub fn pages(mut self) -> Migrated<'a, K> {
         let Migration {
@@ -687,7 +684,7 @@ pub struct Migrated<'a, K: Kind>(Migration<'a, K>);
 impl<K: Kind> Migrated<'_, K> {
     /// Walks all slots that have a destination, with what became of it.
     ///
-    /// Where a huge page was split, every page of it is told by itself.
+    /// Where a large folio was split, every part of it is told by itself.
     pub fn outcomes(&self) -> impl Iterator<Item = Outcome<'_>> {
         let Migration { src, dst, .. } = &self.0;
         // SAFETY: The slots of destinations own their folios, and `self` is borrowed.
@@ -853,19 +850,28 @@ impl Entry<'_> {
         put(&mut self.dst[0], self.source.order, folio)
     }
 
-    /// Migrates to single pages, page by page, a source of any order.
+    /// Migrates to folios of order `order`, which together have the size of the source.
     ///
-    /// `get` returns a new folio of order 0 for the page with the given number within the entry. If
-    /// it fails, or the folio is larger or not new ([`EINVAL`]), or a destination is set already
-    /// ([`EBUSY`]), no destination is set, so that a huge page is not split for a part of it.
-    pub fn set_pages(&mut self, mut get: impl FnMut(usize) -> Result<LockedFolio>) -> Result {
+    /// `get` returns a new folio of that order for the pages from the given number within the entry
+    /// on. If it fails, or the folio has another order or is not new ([`EINVAL`]), no destination is
+    /// set, so that a large folio is not split for a part of it. The same if one is set already
+    /// ([`EBUSY`]), and if the source cannot be split into folios of this order ([`EINVAL`]): it is
+    /// smaller, or `order` is 1, which anonymous memory does not have.
+    pub fn set_parts(
+        &mut self,
+        order: u32,
+        mut get: impl FnMut(usize) -> Result<LockedFolio>,
+    ) -> Result {
         if self.is_set() {
             return Err(EBUSY);
         }
+        if order == 1 || self.dst.len() % (1 << order) != 0 {
+            return Err(EINVAL);
+        }
 
-        for page in 0..self.dst.len() {
-            let result =
-                get(page).and_then(|folio| put(&mut self.dst[page], 0, folio).map_err(|_| EINVAL));
+        for page in (0..self.dst.len()).step_by(1 << order) {
+            let set = |folio| put(&mut self.dst[page], order, folio).map_err(|_| EINVAL);
+            let result = get(page).and_then(set);
 
             if result.is_err() {
                 self.dst[..page].iter_mut().for_each(release);
@@ -875,21 +881,53 @@ impl Entry<'_> {
         Ok(())
     }
 
-    /// Fills a hole of any order in part, with the single pages that `get` returns for numbers
-    /// within the entry. They must be new folios of order 0; others are released. Returns how many
-    /// there are: none if this is no hole, or if a destination is set already.
+    /// Migrates to one folio of the order of the source, or else to the largest parts that can be
+    /// had, down to single pages.
+    ///
+    /// `get` returns a new folio for the pages from the given number within the entry on, of the
+    /// given order. Where it fails, what it returned for the other parts is released, and the next
+    /// smaller order is tried. Errors are those of [`Entry::set_parts`] for single pages.
+    pub fn set_largest(
+        &mut self,
+        mut get: impl FnMut(usize, u32) -> Result<LockedFolio>,
+    ) -> Result {
+        for order in (2..=self.source.order).rev() {
+            if self.set_parts(order, |page| get(page, order)).is_ok() {
+                return Ok(());
+            }
+        }
+        self.set_parts(0, |page| get(page, 0))
+    }
+
+    /// Fills a hole of any order in parts, of any sizes, and leaves out what is not wanted.
+    ///
+    /// `get` is asked for page after page within the entry. It returns a new folio that begins there,
+    /// aligned to its size, or [`None`]. What does not fit is released, and so is a folio of order
+    /// 1. Returns the number of folios: none if this is no hole, or if a destination is set already.
     pub fn fill(&mut self, mut get: impl FnMut(usize) -> Option<LockedFolio>) -> usize {
         if !self.is_hole() || self.is_set() {
             return 0;
         }
 
-        let mut filled = 0;
-        for (page, slot) in self.dst.iter_mut().enumerate() {
-            if let Some(folio) = get(page) {
-                filled += usize::from(put(slot, 0, folio).is_ok());
+        let (mut filled, mut page) = (0, 0);
+        while page < self.dst.len() {
+            match get(page).and_then(|folio| self.put_part(page, folio)) {
+                Some(nr_pages) => {
+                    filled += 1;
+                    page += nr_pages;
+                }
+                None => page += 1,
             }
         }
         filled
+    }
+
+    /// Puts `folio` at `page`, and returns its size; releases it if it does not fit there.
+    fn put_part(&mut self, page: usize, folio: LockedFolio) -> Option<usize> {
+        let (order, nr_pages) = (folio.order(), folio.nr_pages());
+        let fits = order != 1 && page % nr_pages == 0 && nr_pages <= self.dst.len() - page;
+
+        (fits && put(&mut self.dst[page], order, folio).is_ok()).then_some(nr_pages)
     }
 }
 
@@ -914,4 +952,115 @@ pub struct Outcome<'a> {
     pub src: Option<&'a Folio>,
     /// The destination.
     pub dst: &'a Folio,
+}
+
+#[macros::kunit_tests(rust_mm_migrate)]
+mod tests {
+    use super::*;
+
+    const ORDER: u32 = 4;
+
+    /// A hole of order [`ORDER`], for destinations in `dst`.
+    fn hole(dst: &mut [usize]) -> Entry<'_> {
+        Entry {
+            source: Source {
+                index: 0,
+                order: ORDER,
+                slot: Slot(MIGRATE | COMPOUND),
+                _folio: PhantomData,
+            },
+            dst,
+        }
+    }
+
+    fn alloc(order: u32) -> Result<LockedFolio> {
+        Ok(Folio::lock(Folio::alloc(order, GFP_KERNEL)?))
+    }
+
+    /// The order of each destination that is set, with its slot. All are released.
+    fn take(dst: &mut [usize]) -> Result<KVec<(usize, u32)>> {
+        let mut found = KVec::new();
+
+        // SAFETY: The slots own their folios, and are borrowed.
+        for (index, folio) in unsafe { destinations(dst, 0..dst.len()) } {
+            found.push((index, folio.order()), GFP_KERNEL)?;
+        }
+        dst.iter_mut().for_each(release);
+        Ok(found)
+    }
+
+    #[test]
+    fn a_folio_of_the_same_order_is_taken_whole() -> Result {
+        let mut dst = [0; 1 << ORDER];
+
+        hole(&mut dst).set_largest(|_, order| alloc(order))?;
+        assert_eq!(take(&mut dst)?[..], [(0, ORDER)]);
+        Ok(())
+    }
+
+    #[test]
+    fn parts_get_smaller_until_all_are_there() -> Result {
+        let mut dst = [0; 1 << ORDER];
+
+        // No folio of order 4, and only one of order 3.
+        hole(&mut dst).set_largest(|page, order| match (page, order) {
+            (_, ORDER) | (8, 3) => Err(ENOMEM),
+            _ => alloc(order),
+        })?;
+        assert_eq!(take(&mut dst)?[..], [(0, 2), (4, 2), (8, 2), (12, 2)]);
+        Ok(())
+    }
+
+    #[test]
+    fn single_pages_are_the_last_resort() -> Result {
+        let mut dst = [0; 1 << ORDER];
+        let mut tried = KVec::new();
+
+        hole(&mut dst).set_largest(|page, order| {
+            if page == 0 {
+                tried.push(order, GFP_KERNEL)?;
+            }
+            if order > 0 {
+                return Err(ENOMEM);
+            }
+            alloc(order)
+        })?;
+        assert_eq!(tried[..], [4, 3, 2, 0]);
+        let found = take(&mut dst)?;
+        assert_eq!(found.len(), 1 << ORDER);
+        assert!(found.iter().all(|&(_, order)| order == 0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_hole_is_filled_in_parts_of_any_size() -> Result {
+        let mut dst = [0; 1 << ORDER];
+
+        // The folio at 6 is not aligned, that at 8 is of order 1, that at 12 follows at once.
+        let filled = hole(&mut dst).fill(|page| match page {
+            0 | 6 | 12 => alloc(2).ok(),
+            5 => alloc(0).ok(),
+            8 => alloc(1).ok(),
+            _ => None,
+        });
+        assert_eq!(filled, 3);
+        assert_eq!(take(&mut dst)?[..], [(0, 2), (5, 0), (12, 2)]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() -> Result {
+        let mut dst = [0; 1 << ORDER];
+
+        // Order 1, more than there is, another order than was asked for.
+        assert_eq!(hole(&mut dst).set_parts(1, |_| alloc(1)), Err(EINVAL));
+        assert_eq!(hole(&mut dst).set_parts(5, |_| alloc(5)), Err(EINVAL));
+        assert_eq!(hole(&mut dst).set_parts(2, |_| alloc(3)), Err(EINVAL));
+        assert_eq!(take(&mut dst)?.len(), 0);
+
+        hole(&mut dst).set_parts(3, |_| alloc(3))?;
+        assert_eq!(hole(&mut dst).set_parts(3, |_| alloc(3)), Err(EBUSY));
+        assert_eq!(take(&mut dst)?[..], [(0, 3), (8, 3)]);
+        Ok(())
+    }
 }
