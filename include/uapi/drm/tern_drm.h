@@ -287,9 +287,9 @@ enum drm_tern_location {
  * whoever accesses it later may move it again. No queue is needed.
  *
  * To the device memory moves as if the device read every page of the range: a
- * huge page moves whole, and anonymous memory that is not populated is made on the
+ * large folio moves whole, and anonymous memory that is not populated is made on the
  * device, zeroed. The device then reads all that is there without a fault.
- * To system memory comes back what of the range is on the device, a huge page whole
+ * To system memory comes back what of the range is on the device, a large folio whole
  * even if the range has only a part of it.
  *
  * What cannot move is no error; it stays where it is. That is: memory that is not

@@ -433,7 +433,9 @@ impl Mirror {
         let gpu: Arc<Gpu> = Arc::clone(drm);
         let window = Window::new(dev)?;
         let addr = window.dma_address(dev)?;
-        let vm = gpu.create_space(dev, drm.into(), current!().mm().ok_or(EINVAL)?)?;
+        // As `lib/test_hmm.c` does.
+        let moves_large = false;
+        let vm = gpu.create_space(dev, drm.into(), current!().mm().ok_or(EINVAL)?, moves_large)?;
 
         // From here on the drop ends the address space, before the window goes.
         let mirror = KBox::pin_init(

@@ -48,6 +48,7 @@ use crate::{
     hw,
     stats::Stats,
     svm::{
+        migrate::moves_large,
         prefetch::{
             Extent,
             Location, //
@@ -224,6 +225,7 @@ impl File {
             bound(dev),
             normal(dev).into(),
             current!().mm().ok_or(EINVAL)?,
+            moves_large(),
         )?;
         args.handle = objects.vms.add(vm)?;
         Ok(0)

@@ -289,17 +289,19 @@ impl Gpu {
         self.regs.write32(hw::REG_CONTROL, hw::CONTROL_ENABLE)
     }
 
-    /// Makes an address space over `mm`; `ENOSPC` when the device has none left. May sleep.
+    /// Makes an address space over `mm`, of which large folios that are mapped by PTEs move whole if
+    /// `moves_large`; `ENOSPC` when the device has none left. May sleep.
     pub(crate) fn create_space(
         &self,
         dev: &Device<Bound>,
         drm: ARef<TernDevice>,
         mm: &MmWithUser,
+        moves_large: bool,
     ) -> Result<Arc<Vm>> {
         let _setup = self.setup.lock();
         let slot = self.spaces.slots.lock().free_slot()?;
         let (memory, control) = (self.memory.clone(), self.control.clone());
-        let vm = Vm::new(dev, drm, memory, control, slot as u32, mm)?;
+        let vm = Vm::new(dev, drm, memory, control, slot as u32, mm, moves_large)?;
         let entry = hw::AddressSpace {
             root: vm.root_entry(),
             ..Default::default()

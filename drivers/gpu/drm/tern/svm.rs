@@ -142,6 +142,8 @@ pub(crate) struct Vm {
     /// The process that made it.
     pub(crate) owner: Pid,
     memory: Arc<DeviceMemory>,
+    /// Its large folios that are mapped by PTEs move whole.
+    moves_large: bool,
     /// Counters.
     pub(crate) stats: Arc<Stats>,
     /// Its faults.
@@ -177,6 +179,7 @@ impl Vm {
         control: Arc<Control>,
         asid: u32,
         process: &MmWithUser,
+        moves_large: bool,
     ) -> Result<Arc<Self>> {
         let table = PageTable::new(dev)?;
         let stats = Arc::new(Stats::default(), GFP_KERNEL)?;
@@ -196,6 +199,7 @@ impl Vm {
                 mm: ARef::from(&**process),
                 owner: current!().tgid(),
                 memory,
+                moves_large,
                 stats,
                 faults <- Faults::new(),
                 serve <- new_work!("tern::Vm::serve"),

@@ -71,5 +71,9 @@ module! {
             default: false,
             description: "Make nodes for the kernel's HMM tests, in place of those of test_hmm",
         },
+        mthp: bool {
+            default: true,
+            description: "Move large folios whole that are mapped by PTEs, or split them if 0",
+        },
     },
 }

@@ -390,6 +390,7 @@ impl Installer {
     ) -> Result<Failed, Trouble> {
         let mut stable = RangeFault::new(&vm.notifier, block.range(), Access::Snapshot)
             .owner(memory.owner())
+            .runs()
             .fault_unlocked(mm, timeout(), &mut self.buf)?
             .lock()?;
         let mut runs = 0;

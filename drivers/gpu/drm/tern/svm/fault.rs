@@ -471,16 +471,8 @@ impl Service {
                     break;
                 };
                 any = true;
-                *slot = ToDevice::begin(
-                    &vm.memory,
-                    &vm.stats,
-                    &mmap,
-                    vma,
-                    range,
-                    &block.wanted(),
-                    buffer,
-                )
-                .unwrap_or(None);
+                *slot =
+                    ToDevice::begin(vm, &mmap, vma, range, &block.wanted(), buffer).unwrap_or(None);
             }
             if !any {
                 return moved;

@@ -8,10 +8,7 @@ use core::{
 };
 
 use kernel::{
-    alloc::{
-        AllocError,
-        Flags, //
-    },
+    alloc::AllocError,
     device::{
         Bound,
         Device, //
@@ -79,11 +76,29 @@ use crate::{
         Sizes,
         Stats, //
     },
-    svm::block::PageSet, //
+    svm::{
+        block::PageSet,
+        Vm, //
+    },
 };
 
 /// Single pages are moved and holes filled around the one that was hit, in aligned groups.
 pub(crate) const AROUND: usize = 16;
+
+/// Whether large folios that are mapped by PTEs move whole. Otherwise they are split, and folios
+/// are huge pages or single pages.
+pub(crate) fn moves_large() -> bool {
+    crate::module_parameters::mthp.value()
+}
+
+/// What to collect besides single pages.
+fn whole(large: bool) -> Select {
+    if large {
+        Select::COMPOUND | Select::LARGE
+    } else {
+        Select::COMPOUND
+    }
+}
 
 /// Copies under way for one collection.
 ///
@@ -186,8 +201,7 @@ impl<'a> ToDevice<'a> {
     /// device if one of `wanted` (pages of the block) is in their group, or all of them where a
     /// fault of the CPU would make a huge page.
     pub(crate) fn begin(
-        memory: &'a DeviceMemory,
-        stats: &'a Arc<Stats>,
+        vm: &'a Vm,
         mmap: &'a MmapReadGuard<'_>,
         vma: &'a VmaRef,
         range: Range<usize>,
@@ -195,14 +209,12 @@ impl<'a> ToDevice<'a> {
         buf: &'a mut migrate::Buffer,
     ) -> Result<Option<Self>> {
         let start = Instant::<Monotonic>::now();
+        let (memory, stats): (&DeviceMemory, &Stats) = (&vm.memory, &vm.stats);
         if !memory.vram.has_room() {
             return Ok(None);
         }
-        let mut select = Select::SYSTEM;
-        if range.len() == BLOCK_SIZE {
-            select = select | Select::COMPOUND;
-        }
 
+        let select = Select::SYSTEM | whole(vm.moves_large);
         let first = range.start / PAGE_SIZE % BLOCK_PAGES;
         let mut collected = Setup::new(mmap, vma, range.clone(), select)
             .owner(memory.owner())
@@ -211,7 +223,7 @@ impl<'a> ToDevice<'a> {
         for mut entry in collected.entries() {
             let is_wanted = |page| wanted.any_in_group(page, AROUND);
 
-            any |= set_device(memory, stats, vma, &mut entry, first, is_wanted);
+            any |= set_device(vm, vma, &mut entry, first, is_wanted);
         }
         if !any {
             return Ok(None);
@@ -271,47 +283,58 @@ fn finish<K: Kind>(
 /// Sets the destination of `entry`, which begins `first` pages after what was collected does, in
 /// device memory. False if there is none for it, or none is wanted.
 ///
-/// A huge page stays whole: there is room for all of it, or it stays where it is. A hole becomes a
-/// huge page where a fault of the CPU would make one, else the pages for which `is_wanted` is true.
+/// A folio moves to the largest ones that there is room for, or stays where it is. Of a hole the
+/// pages for which `is_wanted` is true are filled, with folios that a fault of the CPU could make.
 fn set_device(
-    memory: &DeviceMemory,
-    stats: &Arc<Stats>,
+    vm: &Vm,
     vma: &VmaRef,
     entry: &mut Entry<'_>,
     first: usize,
     is_wanted: impl Fn(usize) -> bool,
 ) -> bool {
     let index = first + entry.index();
-    let single = |_| alloc_folio(memory, 0, stats);
+    let alloc = |order| alloc_folio(&vm.memory, order, &vm.stats);
 
-    if entry.order() == PMD_ORDER && (!entry.is_hole() || vma.allows_huge_pages()) {
-        if let Some(folio) = alloc_folio(memory, PMD_ORDER, stats) {
-            return entry.set(folio).is_ok();
-        }
+    if !entry.is_hole() {
+        let get = |_, order| alloc(order).ok_or(AllocError);
+        return set_largest(entry, vm.moves_large, get).is_ok();
     }
-    if entry.is_hole() {
-        return entry.fill(|page| is_wanted(index + page).then(|| single(page)).flatten()) > 0;
-    }
-    entry.set_pages(|page| single(page).ok_or(ENOMEM)).is_ok()
+    let orders = hole_orders(vm, vma, entry.order());
+    entry.fill(|page| {
+        let fits = |&order: &u32| {
+            orders & 1 << order != 0
+                && page % (1 << order) == 0
+                && (page..page + (1 << order)).any(|page| is_wanted(index + page))
+        };
+
+        (0..=PMD_ORDER).rev().filter(fits).find_map(alloc)
+    }) > 0
 }
 
-/// Sets the destination of `entry`: a huge page from `huge` if it is one, else single pages.
-fn set_system(
+/// The orders of folios, as bits, to fill a hole of `order` with.
+fn hole_orders(vm: &Vm, vma: &VmaRef, order: u32) -> u32 {
+    (1..=order)
+        .filter(|&order| vm.moves_large || order == PMD_ORDER)
+        .filter(|&order| vma.allows_order(order))
+        .fold(1, |orders, order| orders | 1 << order)
+}
+
+/// Sets the destination of `entry`: one folio, or the largest parts for which `get`, which is told
+/// the first page and the order, has folios. Without `large` there are none between huge pages and
+/// single pages.
+fn set_largest(
     entry: &mut Entry<'_>,
-    huge: impl FnOnce() -> Option<LockedFolio>,
-    mut single: impl FnMut(usize) -> Result<LockedFolio, AllocError>,
+    large: bool,
+    mut get: impl FnMut(usize, u32) -> Result<LockedFolio, AllocError>,
 ) -> Result {
-    if entry.order() == PMD_ORDER {
-        if let Some(folio) = huge() {
-            if entry.set(folio).is_ok() {
-                return Ok(());
-            }
-        }
-    }
-    entry.set_pages(|page| Ok(single(page)?))
+    entry.set_largest(|page, order| match order {
+        0 | PMD_ORDER => Ok(get(page, order)?),
+        _ if large => Ok(get(page, order)?),
+        _ => Err(ENOMEM),
+    })
 }
 
-/// Brings memory that the CPU touched back, as a whole huge page where there is one.
+/// Brings memory that the CPU touched back, as the folio that it is where the system has one.
 ///
 /// Takes no lock but the folio's, so that faults of all processes run side by side.
 pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), FaultError> {
@@ -325,22 +348,19 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     let range = fault_range(fault);
     let mut buf =
         migrate::Buffer::new(range.len() / PAGE_SIZE, GFP_KERNEL).map_err(|_| FaultError::Oom)?;
-    let mut huge = matches!(fault.level(), Level::Pmd)
-        .then(|| alloc_system(memory, vma, range.start, PMD_ORDER, GFP_TRANSHUGE_LIGHT).ok())
-        .flatten();
 
     stats.cpu_faults.add(1);
     let mut collected = Setup::for_fault(fault, range.clone(), memory.owner())
+        .select(Select::DEVICE_PRIVATE | whole(moves_large()))
         .collect(&mut buf)
         .map_err(|_| FaultError::Sigbus)?;
     for mut entry in collected.entries() {
         let first = range.start + entry.index() * PAGE_SIZE;
-        let addr = |page| first + page * PAGE_SIZE;
-        let single = |page| alloc_system(memory, vma, addr(page), 0, GFP_HIGHUSER_MOVABLE);
+        let get = |page, order| alloc_system(memory, vma, first + page * PAGE_SIZE, order);
 
         // The core collects holes, too; they stay holes.
         if !entry.is_hole() {
-            set_system(&mut entry, || huge.take(), single).map_err(|_| FaultError::Oom)?;
+            set_largest(&mut entry, moves_large(), get).map_err(|_| FaultError::Oom)?;
         }
     }
     let copying = Copying::start(memory, &collected, Where::Addresses(range), false).map_err(
@@ -358,16 +378,15 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     }
 }
 
-/// Brings back what of `wanted` (pages of the block) is in device memory, a huge page whole.
+/// Brings back what of `wanted` (pages of the block) is in device memory, a large folio whole.
 /// Returns the number of pages.
 ///
-/// `range` lies in `vma` and has all of it that is in one block of 2 MiB, so that no huge page is
-/// split. May sleep.
+/// `range` lies in `vma` and has all of it that is in one block of 2 MiB, so that no folio is split
+/// that lies in it. May sleep.
 ///
 /// Errors: `ENOMEM`; any other one means that the device did not do it. Nothing has moved then.
 pub(crate) fn back_to_system(
-    memory: &DeviceMemory,
-    stats: &Stats,
+    vm: &Vm,
     mmap: &MmapReadGuard<'_>,
     vma: &VmaRef,
     range: Range<usize>,
@@ -375,23 +394,23 @@ pub(crate) fn back_to_system(
     buf: &mut migrate::Buffer,
 ) -> Result<usize> {
     let start = Instant::<Monotonic>::now();
+    let (memory, stats): (&DeviceMemory, &Stats) = (&vm.memory, &vm.stats);
     let first = range.start / PAGE_SIZE % BLOCK_PAGES;
     let block = range.start & !(BLOCK_SIZE - 1);
     let mut any = false;
 
-    let select = Select::DEVICE_PRIVATE | Select::COMPOUND;
+    let select = Select::DEVICE_PRIVATE | whole(vm.moves_large);
     let mut collected = Setup::new(mmap, vma, range.clone(), select)
         .owner(memory.owner())
         .collect(buf)?;
     for mut entry in collected.entries() {
         let pages = first + entry.index()..first + entry.index() + entry.nr_pages();
         let addr = |page| block + (pages.start + page) * PAGE_SIZE;
-        let huge = || alloc_system(memory, vma, addr(0), PMD_ORDER, GFP_TRANSHUGE_LIGHT).ok();
-        let single = |page| alloc_system(memory, vma, addr(page), 0, GFP_HIGHUSER_MOVABLE);
+        let get = |page, order| alloc_system(memory, vma, addr(page), order);
 
         // The core collects holes, too; they stay holes.
         if !entry.is_hole() && pages.clone().any(|page| wanted.contains(page)) {
-            set_system(&mut entry, huge, single)?;
+            set_largest(&mut entry, vm.moves_large, get)?;
             any = true;
         }
     }
@@ -403,28 +422,41 @@ pub(crate) fn back_to_system(
     finish(memory, collected, copying, stats)
 }
 
-/// Allocates system memory for `addr` in `vma`, by its memory policy.
+/// Allocates system memory for `addr` in `vma`, by its memory policy; a large folio only if that takes
+/// no effort.
 fn alloc_system(
     memory: &DeviceMemory,
     vma: &VmaRef,
     addr: usize,
     order: u32,
-    flags: Flags,
 ) -> Result<LockedFolio, AllocError> {
+    let flags = if order > 0 {
+        GFP_TRANSHUGE_LIGHT
+    } else {
+        GFP_HIGHUSER_MOVABLE
+    };
+
     memory.fail_injected()?;
     Folio::alloc_for_vma(vma, addr, order, flags).map(Folio::lock)
 }
 
-/// What to bring back for a CPU fault.
+/// What to bring back for a CPU fault: the whole folio, or a group of single pages.
 fn fault_range(fault: &VmFault) -> Range<usize> {
-    let pages = match fault.level() {
-        Level::Pmd => BLOCK_PAGES,
-        Level::Pte => AROUND,
-    };
-    let size = pages * PAGE_SIZE;
-    let start = fault.address() & !(size - 1);
+    let folio = fault.folio();
+    let aligned = |pages: usize| fault.address() & !(pages * PAGE_SIZE - 1);
+    let (start, pages) = match fault.level() {
+        Level::Pmd => (aligned(BLOCK_PAGES), BLOCK_PAGES),
+        Level::Pte if folio.order() > 0 && moves_large() => {
+            let before = (fault.pfn() - folio.pfn()) * PAGE_SIZE;
 
-    start.max(fault.vma().start())..(start + size).min(fault.vma().end())
+            // As long as it is mapped from its first page on. Otherwise it is split anyway.
+            (fault.address().saturating_sub(before), folio.nr_pages())
+        }
+        Level::Pte => (aligned(AROUND), AROUND),
+    };
+    let end = start + pages * PAGE_SIZE;
+
+    start.max(fault.vma().start())..end.min(fault.vma().end())
 }
 
 /// Brings back what is in device memory now, whoever maps it. What cannot be had for the moment
@@ -475,8 +507,8 @@ pub(crate) fn evict(memory: &DeviceMemory) -> Result<usize> {
     Ok(left)
 }
 
-/// Brings back the block of 2 MiB at page `start`, its huge page whole where the system has one.
-/// What it has no memory for stays.
+/// Brings back the block of 2 MiB at page `start`, as the folios that it has where the system has
+/// such. What it has no memory for stays.
 fn evict_block(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -> Result {
     let pages = start..start + BLOCK_PAGES;
     let bytes = start * PAGE_SIZE..start * PAGE_SIZE + BLOCK_SIZE;
@@ -487,10 +519,16 @@ fn evict_block(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -
         return Ok(());
     }
     for mut entry in collected.entries() {
-        let huge = || Folio::alloc(PMD_ORDER, GFP_TRANSHUGE).ok().map(Folio::lock);
-        let single = |_| Folio::alloc(0, GFP_HIGHUSER_MOVABLE).map(Folio::lock);
+        let get = |_, order| {
+            let flags = if order > 0 {
+                GFP_TRANSHUGE
+            } else {
+                GFP_HIGHUSER_MOVABLE
+            };
+            Folio::alloc(order, flags).map(Folio::lock)
+        };
 
-        let _ = set_system(&mut entry, huge, single);
+        let _ = set_largest(&mut entry, moves_large(), get);
     }
     let copying = Copying::start(memory, &collected, Where::Vram(bytes), false)?;
     // Whose pages they are, nobody asks any more.

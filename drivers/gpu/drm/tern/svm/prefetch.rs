@@ -56,9 +56,9 @@ impl TryFrom<u32> for Location {
 /// What of the memory around a range may move with it.
 #[derive(Clone, Copy)]
 pub(crate) enum Extent {
-    /// The rest of huge pages, and the neighbours of pages that are not there, as for a fault.
+    /// The rest of large folios, and the neighbours of pages that are not there, as for a fault.
     Around,
-    /// Nothing, to the device: huge pages are split. To the system a huge page always comes whole.
+    /// Nothing, to the device: large folios are split. To the system they always come whole.
     Exact,
 }
 
@@ -153,16 +153,8 @@ fn to_system(
     let whole = block.start.max(vma.start())..block.range().end.min(vma.end());
     block.want_all(&(range.start..end), hw::ACCESS_READ);
 
-    let moved = back_to_system(
-        &vm.memory,
-        &vm.stats,
-        &mmap,
-        vma,
-        whole,
-        &block.wanted(),
-        buf,
-    )
-    .map_err(|e| if e == ENOMEM { e } else { EIO })?;
+    let moved = back_to_system(vm, &mmap, vma, whole, &block.wanted(), buf);
+    let moved = moved.map_err(|e| if e == ENOMEM { e } else { EIO })?;
     Ok((end, moved))
 }
 
