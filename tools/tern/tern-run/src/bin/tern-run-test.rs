@@ -3,6 +3,7 @@
 //! Runs `tern-run` on the device and checks the figures that it prints as JSON: which pages moved,
 //! and which did not. The results are TAP.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
@@ -37,6 +38,7 @@ impl Tests {
             Self::Pages { files } => vec![
                 ("huge_pages_move_whole", Box::new(huge_pages_move_whole)),
                 ("forbidden_huge_pages", Box::new(forbidden_huge_pages)),
+                ("folios_of_64_kib_move_whole", Box::new(mthp_moves_whole)),
                 ("files_stay", Box::new(move || files_stay(files))),
                 ("nodes_of_malloc_move", Box::new(nodes_of_malloc_move)),
                 ("prefetch_spares_faults", Box::new(prefetch_spares_faults)),
@@ -134,6 +136,54 @@ fn huge_pages_move_whole() -> Result<()> {
     let most = run.figure("bytes")? / HUGE;
     run.expect("to_device/huge", most / 2..=most)?;
     run.expect("to_system/huge", most / 2..=most)
+}
+
+/// Has the system make large folios of one size only, and then as before again.
+struct OnlySize(Vec<(PathBuf, String)>);
+
+impl OnlySize {
+    fn new(kib: u64) -> Result<Self> {
+        let mut before = Self(Vec::new());
+        for entry in fs::read_dir("/sys/kernel/mm/transparent_hugepage")? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !name.to_string_lossy().starts_with("hugepages-") {
+                continue;
+            }
+            let setting = entry.path().join("enabled");
+            let text = fs::read_to_string(&setting)?;
+            let chosen = text.split(['[', ']']).nth(1);
+            let chosen = chosen.with_context(|| format!("nothing is chosen of {text}"))?;
+            let size = format!("hugepages-{kib}kB");
+            let value = if *name == *size { "always" } else { "never" };
+            fs::write(&setting, value)?;
+            before.0.push((setting, chosen.into()));
+        }
+        Ok(before)
+    }
+}
+
+impl Drop for OnlySize {
+    fn drop(&mut self) {
+        for (setting, value) in &self.0 {
+            // What fails shows in the tests that follow.
+            let _ = fs::write(setting, value);
+        }
+    }
+}
+
+/// As for huge pages: the first and last pages of an array are in no large folio.
+fn mthp_moves_whole() -> Result<()> {
+    const KIB: u64 = 64;
+    let _size = OnlySize::new(KIB)?;
+    let run = Run::new(&["triad", "--thp", "default", "--size", "64M"])?;
+    let most = run.figure("bytes")? / (KIB << 10);
+    for way in ["to_device", "to_system"] {
+        run.expect(&format!("{way}/huge"), 0..=0)?;
+        run.expect(&format!("{way}/mid"), most / 2..=2 * most)?;
+        run.expect(&format!("{way}/small"), 0..=most)?;
+    }
+    Ok(())
 }
 
 fn forbidden_huge_pages() -> Result<()> {

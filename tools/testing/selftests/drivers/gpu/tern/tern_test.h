@@ -402,13 +402,14 @@ static inline int tern_put(const char *path, const char *value)
 #define TERN_FAIL_PAGE_ALLOC "/sys/kernel/debug/fail_page_alloc/"
 
 /*
- * From now on the system has no huge page for this process, and for children that it gets.
- * An error if the kernel cannot do that, or this is not root.
+ * From now on the system has no folio of @order or above for this process, and for children that
+ * it gets. An error if the kernel cannot do that, or this is not root.
  */
-static inline int tern_refuse_huge_pages(void)
+static inline int tern_refuse_folios(int order)
 {
-	static const char *const settings[][2] = {
-		{ TERN_FAIL_PAGE_ALLOC "min-order", "9" },
+	const char min_order[] = { '0' + order, 0 };
+	const char *const settings[][2] = {
+		{ TERN_FAIL_PAGE_ALLOC "min-order", min_order },
 		{ TERN_FAIL_PAGE_ALLOC "ignore-gfp-wait", "N" },
 		{ TERN_FAIL_PAGE_ALLOC "ignore-gfp-highmem", "N" },
 		{ TERN_FAIL_PAGE_ALLOC "verbose", "0" },

@@ -50,7 +50,7 @@ TEST_F_TIMEOUT(ops, unbind_and_bind, 120)
 	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }
 
-/* Without a huge page for what was one, it comes back page by page. */
+/* Without a huge page for what was one, it comes back in parts. */
 TEST_F_TIMEOUT(ops, unbind_without_huge_pages, 120)
 {
 	char name[64];
@@ -59,7 +59,7 @@ TEST_F_TIMEOUT(ops, unbind_without_huge_pages, 120)
 		SKIP(return, "needs root");
 	ASSERT_EQ(0, tern_bus_name(self->t.fd, name, sizeof(name)));
 	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
-	if (tern_refuse_huge_pages())
+	if (tern_refuse_folios(9))
 		SKIP(return, "the kernel has no fail_page_alloc");
 	unbind(_metadata, self, variant, name);
 	EXPECT_EQ(0, tern_anon_huge(self->p));
