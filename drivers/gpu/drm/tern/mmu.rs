@@ -978,6 +978,37 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_64_kib_come_and_go_whole() -> Result {
+        let parent = faux::Registration::new(c"tern-mmu-groups", None)?;
+        let mut leaves = Leaves::new(device(&parent)?)?;
+        let flags = leaf_flags(false);
+        let is_group = |leaves: &Leaves, page| leaves.table.get(page) & hw::ENTRY_64K != 0;
+        let is_mapped = |leaves: &Leaves, page| leaves.table.get(page) != 0;
+
+        // A part of a group, two groups, a part again; then memory that is not aligned.
+        leaves.publish_run(8..56, 8 * PAGE as u64, flags);
+        leaves.publish_run(64..80, 65 * PAGE as u64, flags);
+        for page in 0..ENTRIES {
+            assert_eq!(is_group(&leaves, page), (16..48).contains(&page));
+        }
+
+        // One that gains a right is no group any more, its neighbour is.
+        leaves.upgrade(47, leaf_flags(true));
+        assert!((16..32).all(|page| is_group(&leaves, page)));
+        assert!((32..48).all(|page| !is_group(&leaves, page)));
+
+        // A page takes its group along, and nothing else.
+        assert!(leaves.clear(20..21));
+        for page in 0..ENTRIES {
+            let is_left = [8..16, 32..56, 64..80]
+                .iter()
+                .any(|pages| pages.contains(&page));
+            assert_eq!(is_mapped(&leaves, page), is_left);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn ranges_join() {
         assert_eq!(join(None, None), None);
         assert_eq!(join(Some(4..5), None), Some(4..5));

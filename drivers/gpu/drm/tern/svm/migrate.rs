@@ -198,8 +198,8 @@ impl<'a> ToDevice<'a> {
     /// Collects what of `range` can move and starts to copy it. `None` if nothing can.
     ///
     /// `range` lies in `vma` and in one block of 2 MiB. Pages that are not there are made on the
-    /// device if one of `wanted` (pages of the block) is in their group, or all of them where a
-    /// fault of the CPU would make a huge page.
+    /// device if one of `wanted` (pages of the block) is in their group, and with them those that a
+    /// fault of the CPU would make a folio of.
     pub(crate) fn begin(
         vm: &'a Vm,
         mmap: &'a MmapReadGuard<'_>,

@@ -8,10 +8,6 @@
 #include "kselftest_harness.h"
 #include "tern_pci.h"
 
-/* Orders that anonymous memory has, beside single pages. */
-#define MIN_ORDER 2
-#define MAX_ORDER 9
-
 /* Bits of /proc/PID/pagemap and of /proc/kpageflags. */
 #define PAGEMAP_PRESENT (1ULL << 63)
 #define PAGEMAP_PFN ((1ULL << 55) - 1)
@@ -22,16 +18,10 @@
 #define BYTES HUGE_PAGE
 #define NR_PAGES (BYTES / PAGE)
 
-struct setting {
-	char path[96];
-	char value[16];
-};
-
 FIXTURE(mthp)
 {
 	struct tern t;
-	/* How the system makes folios of each order, as it was before. */
-	struct setting old[MAX_ORDER + 1];
+	struct tern_orders old;
 	/* Pages of a folio, and of what arrives where one moves. */
 	unsigned long pages, moved;
 	struct drm_tern_stats before;
@@ -51,44 +41,6 @@ VARIANT(6);
 VARIANT(7);
 VARIANT(8);
 VARIANT(9);
-
-/* Reads the choice that a setting such as "always [never]" has in brackets. */
-static int read_setting(struct setting *setting)
-{
-	char line[128], *start, *end;
-	FILE *file = fopen(setting->path, "r");
-	int ret = -EINVAL;
-
-	if (!file)
-		return -errno;
-	if (fgets(line, sizeof(line), file)) {
-		start = strchr(line, '[');
-		end = start ? strchr(start, ']') : NULL;
-		if (end && end - start <= (long)sizeof(setting->value)) {
-			*end = 0;
-			strcpy(setting->value, start + 1);
-			ret = 0;
-		}
-	}
-	fclose(file);
-	return ret;
-}
-
-/* Has the system make folios of @order where it can, and no others. */
-static int choose_order(struct setting *old, int order)
-{
-	int ret = 0;
-
-	for (int i = MIN_ORDER; !ret && i <= MAX_ORDER; i++) {
-		snprintf(old[i].path, sizeof(old[i].path),
-			 "/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/enabled",
-			 (PAGE << i) >> 10);
-		ret = read_setting(&old[i]);
-		if (!ret)
-			ret = tern_put(old[i].path, i == order ? "always" : "never");
-	}
-	return ret;
-}
 
 /* Whether the driver was told to split large folios. */
 static bool driver_splits(void)
@@ -115,7 +67,7 @@ FIXTURE_SETUP(mthp)
 	if (ret == -ENODEV)
 		SKIP(return, "no Tern device in /dev/dri");
 	ASSERT_EQ(0, ret);
-	ASSERT_EQ(0, choose_order(self->old, variant->order));
+	ASSERT_EQ(0, tern_choose_order(&self->old, variant->order));
 	self->pages = 1UL << variant->order;
 	self->moved = driver_splits() ? 1 : self->pages;
 	self->before = tern_stats(&self->t);
@@ -123,10 +75,7 @@ FIXTURE_SETUP(mthp)
 
 FIXTURE_TEARDOWN(mthp)
 {
-	for (int i = MIN_ORDER; i <= MAX_ORDER; i++) {
-		if (self->old[i].value[0])
-			EXPECT_EQ(0, tern_put(self->old[i].path, self->old[i].value));
-	}
+	EXPECT_EQ(0, tern_restore_orders(&self->old));
 	ASSERT_EQ(0, tern_end(&self->t));
 }
 
@@ -268,7 +217,7 @@ TEST_F(mthp, smaller_parts)
 	if (tern_refuse_folios(variant->order))
 		SKIP(return, "the kernel has no fail_page_alloc");
 	/* There is none of order 1. */
-	self->pages = variant->order == MIN_ORDER ? 1 : self->pages / 2;
+	self->pages = variant->order == TERN_MIN_ORDER ? 1 : self->pages / 2;
 	if (self->moved > 1)
 		self->moved = self->pages;
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));

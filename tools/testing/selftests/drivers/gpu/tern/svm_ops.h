@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A fixture for tests of what a process does to memory that is on the device: with huge pages
- * and with single ones, at rest and while threads of the device add to it.
+ * A fixture for tests of what a process does to memory that is on the device: with huge pages,
+ * with folios of 64 KiB and with single pages, at rest and while threads of the device add to it.
  *
  * What they add is counted. So it is known of each word what it has to be at the end, and any
  * store that is lost, done twice, or goes elsewhere, shows.
@@ -14,9 +14,10 @@
 #include "kselftest_harness.h"
 #include "tern_test.h"
 
-/* A huge page and some single ones behind it. */
+/* A huge page and some single ones behind it, or folios of 64 KiB. */
 #define OPS_PAGES (HUGE_PAGE / PAGE + 64)
 #define OPS_BYTES (OPS_PAGES * PAGE)
+#define OPS_MTHP_ORDER 4
 #define OPS_TIMEOUT_MS (TERN_WAIT_SECONDS * 1000)
 
 FIXTURE(ops)
@@ -33,11 +34,14 @@ FIXTURE(ops)
 	int interrupted;
 	/* What the device has seen, in shared memory. */
 	unsigned long *seen;
+	struct tern_orders old;
 };
 
 FIXTURE_VARIANT(ops)
 {
 	int advice;
+	/* Of the folios that the system makes, if that is not left to it. */
+	int order;
 	int in_use;
 };
 
@@ -49,6 +53,19 @@ FIXTURE_VARIANT_ADD(ops, huge)
 FIXTURE_VARIANT_ADD(ops, huge_in_use)
 {
 	.advice = MADV_HUGEPAGE,
+	.in_use = 1,
+};
+
+FIXTURE_VARIANT_ADD(ops, mthp)
+{
+	.advice = MADV_NORMAL,
+	.order = OPS_MTHP_ORDER,
+};
+
+FIXTURE_VARIANT_ADD(ops, mthp_in_use)
+{
+	.advice = MADV_NORMAL,
+	.order = OPS_MTHP_ORDER,
 	.in_use = 1,
 };
 
@@ -71,6 +88,8 @@ FIXTURE_SETUP(ops)
 	if (ret == -ENODEV)
 		SKIP(return, "no Tern device in /dev/dri");
 	ASSERT_EQ(0, ret);
+	if (variant->order && tern_choose_order(&self->old, variant->order))
+		SKIP(return, "needs root, and a kernel with mTHP");
 	ASSERT_EQ(0, tern_queue_init(&self->t, &self->users, 0));
 	self->sweeps = tern_keep(&self->t, tern_shared(PAGE, NULL), PAGE);
 	self->seen = tern_keep(&self->t, tern_shared(OPS_BYTES, NULL), OPS_BYTES);
@@ -81,10 +100,12 @@ FIXTURE_SETUP(ops)
 	stats = tern_stats(&self->t);
 	ASSERT_EQ(OPS_BYTES, stats.resident_bytes);
 	ASSERT_EQ(variant->advice == MADV_HUGEPAGE, stats.to_device_huge);
+	ASSERT_EQ(variant->order ? OPS_PAGES >> variant->order : 0, stats.to_device_mid);
 }
 
 FIXTURE_TEARDOWN(ops)
 {
+	EXPECT_EQ(0, tern_restore_orders(&self->old));
 	tern_queue_free(&self->t, &self->users);
 	ASSERT_EQ(0, tern_end(&self->t));
 }

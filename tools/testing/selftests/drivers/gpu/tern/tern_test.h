@@ -399,6 +399,68 @@ static inline int tern_put(const char *path, const char *value)
 	return ret;
 }
 
+/* Orders of large folios of anonymous memory. */
+#define TERN_MIN_ORDER 2
+#define TERN_MAX_ORDER 9
+
+/* Whether the system makes large folios of an order: "always", "never" and others. */
+struct tern_orders {
+	char chosen[TERN_MAX_ORDER + 1][16];
+};
+
+static inline void tern_order_path(int order, char *path, size_t size)
+{
+	snprintf(path, size, "/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/enabled",
+		 (PAGE << order) >> 10);
+}
+
+/* Reads the word that a setting such as "always [never]" has in brackets. */
+static inline int tern_read_chosen(const char *path, char *word, size_t size)
+{
+	FILE *file = fopen(path, "r");
+	char line[128] = "", *start;
+
+	if (!file)
+		return -errno;
+	start = fgets(line, sizeof(line), file) ? strchr(line, '[') : NULL;
+	fclose(file);
+	if (!start || strcspn(start, "]") > size)
+		return -EINVAL;
+	snprintf(word, size, "%.*s", (int)strcspn(start + 1, "]"), start + 1);
+	return 0;
+}
+
+/*
+ * Has the system make folios of @order where it can, and no others but single pages. What it did
+ * before is noted in @old, which is all zero. An error if this is not root.
+ */
+static inline int tern_choose_order(struct tern_orders *old, int order)
+{
+	char path[96];
+	int ret = 0;
+
+	for (int i = TERN_MIN_ORDER; !ret && i <= TERN_MAX_ORDER; i++) {
+		tern_order_path(i, path, sizeof(path));
+		ret = tern_read_chosen(path, old->chosen[i], sizeof(old->chosen[i]));
+		if (!ret)
+			ret = tern_put(path, i == order ? "always" : "never");
+	}
+	return ret;
+}
+
+static inline int tern_restore_orders(const struct tern_orders *old)
+{
+	char path[96];
+	int ret = 0;
+
+	for (int i = TERN_MIN_ORDER; !ret && i <= TERN_MAX_ORDER; i++) {
+		tern_order_path(i, path, sizeof(path));
+		if (old->chosen[i][0])
+			ret = tern_put(path, old->chosen[i]);
+	}
+	return ret;
+}
+
 #define TERN_FAIL_PAGE_ALLOC "/sys/kernel/debug/fail_page_alloc/"
 
 /*
