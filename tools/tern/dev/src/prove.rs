@@ -15,7 +15,7 @@ use crate::kernel::{self, kbuild, Built, Kernel};
 use crate::lock::Lock;
 use crate::places::Places;
 use crate::selftests;
-use crate::stamp::Stamp;
+use crate::stamp::{git, Stamp};
 use crate::step::Step;
 use crate::tool::{hand_over, only_tells, own, succeeds_quietly};
 
@@ -24,6 +24,9 @@ const PROGRAM: &str = "hmm-large-tests";
 
 /// What the test's module is made of, in the kernel's tree.
 const SOURCES: &[&str] = &["test_hmm.c", "test_hmm_uapi.h"];
+
+/// The first commit with which they need what only the series brings to the core.
+const BEYOND_BASE: &str = "lib/test_hmm: migrate large folios of any order";
 
 /// Runs the tests on both kernels.
 pub fn prove(
@@ -95,7 +98,7 @@ fn base_with_module(
     let output = directory(places, without).join("module");
     let mut state = base.state.clone();
     for name in SOURCES {
-        state.extend(read(&tree.join("lib").join(name))?);
+        state.extend(source(tree, name)?);
     }
     let stamp = Stamp::new(output.join("tern.stamp"), state);
     if !stamp.holds() {
@@ -112,7 +115,7 @@ fn base_with_module(
 
 fn make(base: &Built, tree: &Path, output: &Path) -> Result<()> {
     for name in SOURCES {
-        write(&output.join(name), &read(&tree.join("lib").join(name))?)?;
+        write(&output.join(name), &source(tree, name)?)?;
     }
     write(&output.join("Kbuild"), b"obj-m := test_hmm.o\n")?;
     let what = format!("test_hmm for the kernel {}", base.kernel.name());
@@ -124,8 +127,12 @@ fn make(base: &Built, tree: &Path, output: &Path) -> Result<()> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("{} cannot be read", shown(path)))
+/// A file of the module as the last commit has it that builds without the series.
+fn source(tree: &Path, name: &str) -> Result<Vec<u8>> {
+    git(
+        tree,
+        &["show", &format!("HEAD^{{/^{BEYOND_BASE}}}^:lib/{name}")],
+    )
 }
 
 fn write(path: &Path, text: &[u8]) -> Result<()> {

@@ -49,6 +49,7 @@ const TESTS: &[Tests] = &[
             "folio_split_race_test",
             "gup_test",
             "hmm-large-tests",
+            "hmm-mthp-tests",
             "hmm-tests",
             "khugepaged",
             "ksm_functional_tests",

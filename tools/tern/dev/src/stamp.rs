@@ -80,7 +80,8 @@ pub fn versions(programs: &[&str]) -> Result<Vec<u8>> {
     Ok(state)
 }
 
-fn git(dir: &Path, args: &[&str]) -> Result<Vec<u8>> {
+/// What git says in `dir`.
+pub fn git(dir: &Path, args: &[&str]) -> Result<Vec<u8>> {
     let done = Command::new("git")
         .arg("-C")
         .arg(dir)
