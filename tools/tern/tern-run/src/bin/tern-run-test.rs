@@ -147,10 +147,11 @@ impl OnlySize {
         for entry in fs::read_dir("/sys/kernel/mm/transparent_hugepage")? {
             let entry = entry?;
             let name = entry.file_name();
-            if !name.to_string_lossy().starts_with("hugepages-") {
+            let setting = entry.path().join("enabled");
+            // Other files, and sizes that anonymous memory does not have.
+            if !name.to_string_lossy().starts_with("hugepages-") || !setting.exists() {
                 continue;
             }
-            let setting = entry.path().join("enabled");
             let text = fs::read_to_string(&setting)?;
             let chosen = text.split(['[', ']']).nth(1);
             let chosen = chosen.with_context(|| format!("nothing is chosen of {text}"))?;
