@@ -3,11 +3,11 @@
 //! What is measured the same way in instructions and in time.
 
 use anyhow::{ensure, Result};
-use tern_bench::measured::{Drivers, Random, Sizes, Ways};
+use tern_bench::measured::{Drivers, Large, Random, Sizes, Ways};
 
 use crate::dmirror::Mirror;
-use crate::gpu::Gpu;
-use crate::region::{Pages, Region, HUGE, PAGE};
+use crate::gpu::{Gpu, Plan};
+use crate::region::{Pages, Region, HUGE, LARGE, PAGE};
 
 /// Tells what an action costs.
 pub type Measure = fn(&mut dyn FnMut() -> Result<()>) -> Result<f64>;
@@ -54,6 +54,7 @@ pub fn drivers(measure: Measure, length: usize, rounds: usize) -> Result<Drivers
 fn step(pages: Pages) -> usize {
     match pages {
         Pages::Huge => HUGE,
+        Pages::Large => LARGE,
         Pages::Single => PAGE,
     }
 }
@@ -65,9 +66,29 @@ fn step(pages: Pages) -> usize {
 fn tern(gpu: &Gpu, measure: Measure, length: usize, pages: Pages) -> Result<Ways> {
     let mut region = Region::new(length, pages)?;
     region.fill();
-    let words = region.words_at(HUGE);
-    let plan = gpu.plan(&words)?;
-    let mut touch = || gpu.touch(&plan, plan.count());
+    let plan = gpu.plan(&region.words_at(HUGE))?;
+    let trip = trip(gpu, measure, &region, &plan, pages)?;
+    let folios = (length / step(pages)) as u64;
+    ensure!(
+        trip.there == folios && trip.back == folios,
+        "{} of {folios} folios moved to the device and {} back",
+        trip.there,
+        trip.back
+    );
+    region.check(HUGE, 2)?;
+    Ok(trip.cost)
+}
+
+/// A way there and back.
+struct Trip {
+    cost: Ways,
+    /// Folios of the size in question that moved.
+    there: u64,
+    back: u64,
+}
+
+fn trip(gpu: &Gpu, measure: Measure, region: &Region, plan: &Plan, pages: Pages) -> Result<Trip> {
+    let mut touch = || gpu.touch(plan, plan.count());
 
     let before = gpu.stats()?;
     let faulting = measure(&mut touch)?;
@@ -84,19 +105,53 @@ fn tern(gpu: &Gpu, measure: Measure, length: usize, pages: Pages) -> Result<Ways
         Ok(())
     })?;
 
-    let folios = (length / step) as u64;
-    let (there, returned) = match pages {
+    ensure!(
+        back.faults == moved.faults,
+        "the device faults on what is there already"
+    );
+    let (there, back) = match pages {
         Pages::Huge => (moved.to_device_huge, back.to_system_huge),
+        Pages::Large => (moved.to_device_mid, back.to_system_mid),
         Pages::Single => (moved.to_device_small, back.to_system_small),
     };
-    ensure!(
-        there == folios && returned == folios && back.faults == moved.faults,
-        "{there} of {folios} folios moved to the device and {returned} back"
-    );
-    region.check(HUGE, 2)?;
-    Ok(Ways {
-        to_device: faulting - resident,
-        to_system: touched - here,
+    Ok(Trip {
+        cost: Ways {
+            to_device: faulting - resident,
+            to_system: touched - here,
+        },
+        there,
+        back,
+    })
+}
+
+/// Round trips before the one that shows whether folios are still whole.
+const TRIPS: usize = 10;
+
+/// Moves 2 MiB in folios of 64 KiB there and back, `rounds` times, an odd number, each time new
+/// ones; then the same ones again and again.
+///
+/// # Errors
+///
+/// Where something fails, or does not move whole from the start.
+pub fn large(measure: Measure, rounds: usize) -> Result<Large> {
+    let gpu = Gpu::new()?;
+    let one = || tern(&gpu, measure, HUGE, Pages::Large);
+    // The first round is for what is made once.
+    one()?;
+    let ways: Result<Vec<_>> = (0..rounds).map(|_| one()).collect();
+
+    let mut region = Region::new(HUGE, Pages::Large)?;
+    region.fill();
+    let plan = gpu.plan(&region.words_at(HUGE))?;
+    let mut last = trip(&gpu, measure, &region, &plan, Pages::Large)?;
+    for _ in 0..TRIPS {
+        last = trip(&gpu, measure, &region, &plan, Pages::Large)?;
+    }
+    region.check(HUGE, 2 * (1 + TRIPS as u64))?;
+    Ok(Large {
+        cost: median_of_ways(&ways?),
+        folios: (HUGE / LARGE) as u64,
+        whole: last.there.min(last.back),
     })
 }
 

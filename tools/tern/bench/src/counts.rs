@@ -27,9 +27,11 @@ pub fn counts() -> Result<Counts> {
     let growth: Result<Vec<_>> = SIZES.iter().map(|&mib| growth(mib)).collect();
     let growth = growth?;
     let move_2m = cost::drivers(|action| counter::count(action), HUGE, ROUNDS)?;
+    let large = cost::large(|action| counter::count(action), ROUNDS)?;
     let sections = sections()?;
     Ok(Counts {
         move_2m,
+        large,
         growth,
         random: cost::random(|action| counter::count(action), 3)?,
         sections,
@@ -64,6 +66,7 @@ fn sections() -> Result<Vec<Section>> {
     let mut sections = Vec::new();
     for (pages, what) in [
         (Pages::Huge, "huge page"),
+        (Pages::Large, "32 folios of 64 KiB"),
         (Pages::Single, "512 single pages"),
     ] {
         let mut region = Region::new(HUGE, pages)?;

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::measured::{Counts, Drivers, Growth, Metadata, Random, Times, Ways};
+use crate::measured::{Counts, Drivers, Growth, Large, Metadata, Random, Times, Ways};
 
 /// A thing that was measured, beside the same thing of a peer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -76,6 +76,8 @@ const MOST_INSTRUCTIONS: f64 = 250_000.0;
 const FEWER_THAN_SINGLE: f64 = 20.0;
 /// How many times fewer than `lib/test_hmm`, to the device.
 const FEWER_THAN_TEST_HMM: f64 = 10.0;
+/// How many times fewer than for single pages, for the same in folios of 64 KiB.
+const LARGE_FEWER_THAN_SINGLE: f64 = 6.0;
 /// Percent by which the cost of a huge page may differ.
 const GROWTH_PERCENT: f64 = 10.0;
 /// Percent of the time that is the copy.
@@ -88,6 +90,7 @@ const PAGE_TABLE: f64 = 8.0 * (1 << 18) as f64;
 /// All figures.
 pub fn figures(counts: &Counts, times: &Times) -> Vec<Figure> {
     let mut all = instructions(&counts.move_2m);
+    all.extend(large(&counts.large, &counts.move_2m.tern.single));
     all.extend(growth(&counts.growth));
     all.extend(random(&counts.random, "instructions", 1.0));
     all.extend(moved(&times.moved, times.mib));
@@ -124,6 +127,33 @@ fn instructions(of: &Drivers) -> Vec<Figure> {
             single.to_system,
         )
         .against(peer_single.to_system),
+    ]
+}
+
+/// Folios of 64 KiB against as many bytes in single pages, and whether they stay whole.
+fn large(of: &Large, single: &Ways) -> Vec<Figure> {
+    let cost = |name: &str, large, single| {
+        Figure::new(name, "instructions", large)
+            .against(single)
+            .ratio_at_least(LARGE_FEWER_THAN_SINGLE)
+    };
+    vec![
+        cost(
+            "32 folios of 64 KiB to device, against 512 single pages",
+            of.cost.to_device,
+            single.to_device,
+        ),
+        cost(
+            "32 folios of 64 KiB to system, against 512 single pages",
+            of.cost.to_system,
+            single.to_system,
+        ),
+        Figure::new(
+            "  of which move whole after ten round trips",
+            "folios",
+            of.whole as f64,
+        )
+        .at_least(of.folios as f64),
     ]
 }
 
@@ -318,6 +348,21 @@ mod tests {
             Some(2.0),
         ];
         assert_eq!(ratios, expected);
+    }
+
+    #[test]
+    fn folios_that_were_split_are_told() {
+        let of = |whole| Large {
+            cost: ways(1.0, 2.0),
+            folios: 32,
+            whole,
+        };
+        let met = |whole| -> Vec<_> {
+            let figures = large(&of(whole), &ways(6.0, 11.0));
+            figures.iter().map(|figure| figure.met.unwrap()).collect()
+        };
+        assert_eq!(met(32), [true, false, true]);
+        assert_eq!(met(31), [true, false, false]);
     }
 
     #[test]

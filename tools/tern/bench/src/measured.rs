@@ -31,6 +31,17 @@ pub struct Drivers {
     pub test_hmm: Sizes,
 }
 
+/// 2 MiB in folios of 64 KiB, all of which move as wholes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Large {
+    /// What it costs.
+    pub cost: Ways,
+    /// How many there are.
+    pub folios: u64,
+    /// How many still move whole, there and back, after they were moved ten times.
+    pub whole: u64,
+}
+
 /// Cost of a number of random pages that the device faults on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Random {
@@ -63,6 +74,8 @@ pub struct Section {
 pub struct Counts {
     /// For 2 MiB.
     pub move_2m: Drivers,
+    /// For 2 MiB.
+    pub large: Large,
     /// From little to much memory.
     pub growth: Vec<Growth>,
     /// For all pages.

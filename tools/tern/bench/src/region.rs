@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Memory of huge pages, or of single ones.
+//! Memory of huge pages, of folios of 64 KiB, or of single pages.
 
+use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::ptr::{null_mut, NonNull};
 
 use anyhow::{ensure, Context, Result};
@@ -12,11 +14,16 @@ pub const PAGE: usize = 4 << 10;
 /// Bytes of a huge page.
 pub const HUGE: usize = 2 << 20;
 
+/// Bytes of a folio that is larger than a page, but no huge page.
+pub const LARGE: usize = 64 << 10;
+
 /// What memory is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
     /// Huge pages.
     Huge,
+    /// Folios of 64 KiB.
+    Large,
     /// Single pages.
     Single,
 }
@@ -30,6 +37,46 @@ pub struct Region {
     mapped: usize,
     words: NonNull<u64>,
     length: usize,
+    /// As long as there are pages to come.
+    _sizes: Option<OnlyLarge>,
+}
+
+/// The setting of the system by which memory that may have folios of any size gets those of 64
+/// KiB alone; what it was before comes back at the end.
+struct OnlyLarge(Vec<(PathBuf, String)>);
+
+impl OnlyLarge {
+    fn new() -> Result<Self> {
+        let all = Path::new("/sys/kernel/mm/transparent_hugepage");
+        let mut before = Self(Vec::new());
+        for size in fs::read_dir(all).context("the kernel has no huge pages")? {
+            let size = size.context("cannot list the sizes of folios")?;
+            let name = size.file_name();
+            let path = size.path().join("enabled");
+            if !name.to_string_lossy().starts_with("hugepages-") || !path.exists() {
+                continue;
+            }
+            let setting = fs::read_to_string(&path).context("cannot read a setting")?;
+            let chosen = setting.split(['[', ']']).nth(1).unwrap_or("inherit");
+            before.0.push((path.clone(), chosen.to_string()));
+            let only = if name == "hugepages-64kB" {
+                "always"
+            } else {
+                "never"
+            };
+            fs::write(&path, only).context("cannot choose the size of folios")?;
+        }
+        Ok(before)
+    }
+}
+
+impl Drop for OnlyLarge {
+    fn drop(&mut self) {
+        for (path, setting) in &self.0 {
+            // It has been written before, so it can be.
+            let _ = fs::write(path, setting);
+        }
+    }
 }
 
 impl Region {
@@ -58,9 +105,13 @@ impl Region {
             mapped,
             words,
             length,
+            _sizes: match pages {
+                Pages::Large => Some(OnlyLarge::new()?),
+                Pages::Huge | Pages::Single => None,
+            },
         };
         let advice = match pages {
-            Pages::Huge => libc::MADV_HUGEPAGE,
+            Pages::Huge | Pages::Large => libc::MADV_HUGEPAGE,
             Pages::Single => libc::MADV_NOHUGEPAGE,
         };
         // SAFETY: the mapping is our own, and the advice changes no contents.
