@@ -22,6 +22,7 @@
 #define MIN_ORDER	2
 #define MAX_ORDER	9
 #define KPF_SWAPCACHE	BIT_ULL(13)
+#define PROACTIVENESS	"/proc/sys/vm/compaction_proactiveness"
 
 /* How a folio migrates; all but the first start on the device. */
 enum migration {
@@ -65,6 +66,7 @@ struct mthp {
 	unsigned long		npages;
 	unsigned long		size;
 	struct thp_settings	old;
+	unsigned long		old_proactiveness;
 };
 
 FIXTURE(hmm_mthp)
@@ -207,6 +209,9 @@ FIXTURE_SETUP(hmm_mthp)
 	m->size = m->npages * page_size;
 	thp_read_settings(&m->old);
 	only_order(&m->old, m->order);
+	/* Nobody else is to move folios. */
+	m->old_proactiveness = read_num(PROACTIVENESS);
+	write_num(PROACTIVENESS, 0);
 	ASSERT_EQ(give_whole(m), 0);
 }
 
@@ -214,6 +219,7 @@ FIXTURE_TEARDOWN(hmm_mthp)
 {
 	if (!self->mthp.npages)
 		return;
+	write_num(PROACTIVENESS, self->mthp.old_proactiveness);
 	thp_write_settings(&self->mthp.old);
 	close(self->mthp.fd);
 }
@@ -284,6 +290,7 @@ static bool are(const struct mthp *m, char *ptr, unsigned long npages,
 
 	if (!npages)
 		return true;
+again:
 	if (device_range(m->fd, HMM_DMIRROR_ORDERS, ptr, npages, orders))
 		return CHECK(!"the device can tell the orders");
 
@@ -299,8 +306,12 @@ static bool are(const struct mthp *m, char *ptr, unsigned long npages,
 		    pfn == first + i % nr &&
 		    (device || part_flags_are(m, pfn, i % nr, order)))
 			continue;
-		fprintf(stderr, "# page %lu: order %u, pfn %lx, %s, in place of order %u, %s\n",
-			i, of_folio, pfn,
+		/* The kernel has moved the folio meanwhile, to have room somewhere. */
+		if (pfn_of(m, ptr + (i - i % nr) * page_size) != first)
+			goto again;
+		fprintf(stderr,
+			"# page %lu: order %u, pfn %lx behind %lx, %s, in place of order %u, %s\n",
+			i, of_folio, pfn, first,
 			is_on_device(entry) ? "device" : "system", order,
 			device ? "device" : "system");
 		return false;
@@ -1499,6 +1510,7 @@ FIXTURE_TEARDOWN(hmm_mthp_mixed)
 {
 	if (!self->area)
 		return;
+	write_num(PROACTIVENESS, self->mthp.old_proactiveness);
 	thp_write_settings(&self->mthp.old);
 	close(self->mthp.fd);
 }
