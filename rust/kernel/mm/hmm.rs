@@ -198,8 +198,8 @@ impl<'a, T: IntervalNotifierOps> RangeFault<'a, T> {
         self
     }
 
-    /// Reports the order of what PTEs map, too: of runs of pages that are contiguous in memory as they
-    /// are in the address space, aligned to their size in both, and alike.
+    /// Reports the order of what PTEs map, too: of runs of pages that are contiguous in memory as
+    /// they are in the address space, aligned to their size in both, and alike.
     pub fn runs(mut self) -> Self {
         self.runs = true;
         self
@@ -376,8 +376,8 @@ impl<'a, T: IntervalNotifierOps> Stable<'a, T> {
 /// An iterator over pages that are present.
 ///
 /// Pages of one folio that are next to each other and mapped by one entry of the CPU's page tables,
-/// or that are a [run](RangeFault::runs), come as one [`Entry`]. Pages that are not there, or that no
-/// device can use, are left out; with [`Access::Read`] or [`Access::Write`] there are none.
+/// or that are a [run](RangeFault::runs), come as one [`Entry`]. Pages that are not there, or that
+/// no device can use, are left out; with [`Access::Read`] or [`Access::Write`] there are none.
 pub struct Entries<'a> {
     pfns: &'a [usize],
     first_page: usize,

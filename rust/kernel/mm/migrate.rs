@@ -170,8 +170,8 @@ impl Slot {
     /// As for [`Slot::folio`].
     #[inline]
     unsafe fn order(self) -> u32 {
-        // SAFETY: The entry is a hole, or by the safety requirements its page is part of a folio that
-        // is referenced and locked, and so is not split meanwhile.
+        // SAFETY: The entry is a hole, or by the safety requirements its page is part of a folio
+        // that is referenced and locked, and so is not split meanwhile.
         unsafe { bindings::migrate_pfn_order(self.0) }
     }
 }
@@ -853,8 +853,8 @@ impl Entry<'_> {
     /// Migrates to folios of order `order`, which together have the size of the source.
     ///
     /// `get` returns a new folio of that order for the pages from the given number within the entry
-    /// on. If it fails, or the folio has another order or is not new ([`EINVAL`]), no destination is
-    /// set, so that a large folio is not split for a part of it. The same if one is set already
+    /// on. If it fails, or the folio has another order or is not new ([`EINVAL`]), no destination
+    /// is set, so that a large folio is not split for a part of it. The same if one is set already
     /// ([`EBUSY`]), and if the source cannot be split into folios of this order ([`EINVAL`]): it is
     /// smaller, or `order` is 1, which anonymous memory does not have.
     pub fn set_parts(
@@ -901,9 +901,10 @@ impl Entry<'_> {
 
     /// Fills a hole of any order in parts, of any sizes, and leaves out what is not wanted.
     ///
-    /// `get` is asked for page after page within the entry. It returns a new folio that begins there,
-    /// aligned to its size, or [`None`]. What does not fit is released, and so is a folio of order
-    /// 1. Returns the number of folios: none if this is no hole, or if a destination is set already.
+    /// `get` is asked for page after page within the entry. It returns a new folio that begins
+    /// there, aligned to its size, or [`None`]. What does not fit is released, and so is a folio
+    /// of order 1. Returns the number of folios: none if this is no hole, or if a destination is
+    /// set already.
     pub fn fill(&mut self, mut get: impl FnMut(usize) -> Option<LockedFolio>) -> usize {
         if !self.is_hole() || self.is_set() {
             return 0;

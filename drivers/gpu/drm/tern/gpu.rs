@@ -289,8 +289,8 @@ impl Gpu {
         self.regs.write32(hw::REG_CONTROL, hw::CONTROL_ENABLE)
     }
 
-    /// Makes an address space over `mm`, of which large folios that are mapped by PTEs move whole if
-    /// `moves_large`; `ENOSPC` when the device has none left. May sleep.
+    /// Makes an address space over `mm`, of which large folios that are mapped by PTEs move whole
+    /// if `moves_large`; `ENOSPC` when the device has none left. May sleep.
     pub(crate) fn create_space(
         &self,
         dev: &Device<Bound>,

@@ -422,8 +422,8 @@ pub(crate) fn back_to_system(
     finish(memory, collected, copying, stats)
 }
 
-/// Allocates system memory for `addr` in `vma`, by its memory policy; a large folio only if that takes
-/// no effort.
+/// Allocates system memory for `addr` in `vma`, by its memory policy; a large folio only if that
+/// takes no effort.
 fn alloc_system(
     memory: &DeviceMemory,
     vma: &VmaRef,

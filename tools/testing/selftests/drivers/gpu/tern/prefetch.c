@@ -242,7 +242,8 @@ TEST_F(prefetch, nothing_mapped)
 	ASSERT_NE(NULL, p);
 	ASSERT_EQ(0, munmap(p + HOLE * WORDS(PAGE), PAGE));
 	for (int i = 0; i < 2; i++) {
-		struct drm_tern_prefetch args = tern_prefetch_args(t, p, PAGES * PAGE, locations[i]);
+		struct drm_tern_prefetch args =
+			tern_prefetch_args(t, p, PAGES * PAGE, locations[i]);
 		const size_t done[] = { HOLE * PAGE, 0 };
 
 		EXPECT_EQ(-EFAULT, tern_ioctl(t->fd, DRM_IOCTL_TERN_PREFETCH, &args));

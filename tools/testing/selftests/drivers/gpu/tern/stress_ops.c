@@ -204,7 +204,7 @@ static void op_move_many(struct region *r, struct page_span from, unsigned int t
 	all = mremap(page_at(r, from.first), from.count * PAGE, from.count * PAGE,
 		     MREMAP_MAYMOVE | MREMAP_FIXED | (keep ? MREMAP_DONTUNMAP : 0),
 		     page_at(r, to.first)) != MAP_FAILED;
-	if (all != (moving == from.count) || (!all && errno != EFAULT))
+	if ((moving == from.count) != all || (!all && errno != EFAULT))
 		fail_text(r, "mremap() of %u pages, of which %u can move, from %u to %u: %s",
 			  from.count, moving, from.first, to.first,
 			  all ? "all moved" : strerror(errno));

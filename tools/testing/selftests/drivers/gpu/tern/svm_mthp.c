@@ -9,10 +9,10 @@
 #include "tern_pci.h"
 
 /* Bits of /proc/PID/pagemap and of /proc/kpageflags. */
-#define PAGEMAP_PRESENT (1ULL << 63)
-#define PAGEMAP_PFN ((1ULL << 55) - 1)
-#define KPF_COMPOUND_HEAD (1ULL << 15)
-#define KPF_COMPOUND_TAIL (1ULL << 16)
+#define PAGEMAP_PRESENT 0x8000000000000000ULL
+#define PAGEMAP_PFN 0x007fffffffffffffULL
+#define KPF_COMPOUND_HEAD 0x8000ULL
+#define KPF_COMPOUND_TAIL 0x10000ULL
 
 /* The memory of a test: as many folios as a page table has. */
 #define BYTES HUGE_PAGE
@@ -32,15 +32,14 @@ FIXTURE_VARIANT(mthp)
 	int order;
 };
 
-#define VARIANT(number) FIXTURE_VARIANT_ADD(mthp, order_##number) { .order = number }
-VARIANT(2);
-VARIANT(3);
-VARIANT(4);
-VARIANT(5);
-VARIANT(6);
-VARIANT(7);
-VARIANT(8);
-VARIANT(9);
+FIXTURE_VARIANT_ADD(mthp, order_2) { .order = 2 };
+FIXTURE_VARIANT_ADD(mthp, order_3) { .order = 3 };
+FIXTURE_VARIANT_ADD(mthp, order_4) { .order = 4 };
+FIXTURE_VARIANT_ADD(mthp, order_5) { .order = 5 };
+FIXTURE_VARIANT_ADD(mthp, order_6) { .order = 6 };
+FIXTURE_VARIANT_ADD(mthp, order_7) { .order = 7 };
+FIXTURE_VARIANT_ADD(mthp, order_8) { .order = 8 };
+FIXTURE_VARIANT_ADD(mthp, order_9) { .order = 9 };
 
 /* Whether the driver was told to split large folios. */
 static bool driver_splits(void)
@@ -147,8 +146,9 @@ static unsigned long *resident(struct _test_data_mthp *o)
 #define EXPECT_MOVED(way, whole, single)						\
 	do {										\
 		struct drm_tern_stats now = tern_stats(&self->t);			\
-		unsigned long nr = self->moved > 1 ? (whole) / self->pages : 0;		\
-		unsigned long small = (single) + (nr ? 0 : (whole));			\
+		unsigned long all = (whole);						\
+		unsigned long nr = self->moved > 1 ? all / self->pages : 0;		\
+		unsigned long small = (single) + (nr ? 0 : all);			\
 											\
 		EXPECT_EQ(self->moved == NR_PAGES ? nr : 0,				\
 			  now.way##_huge - self->before.way##_huge);			\
