@@ -191,7 +191,7 @@ static void op_move_many(struct region *r, struct page_span from, unsigned int t
 {
 	unsigned int page = from.first, moving;
 	struct page_span to, run;
-	bool keep = arg & 2, all;
+	bool keep = arg & 2, can, all;
 
 	if (from.count > r->nr_pages - to_page)
 		from.count = r->nr_pages - to_page;
@@ -199,12 +199,13 @@ static void op_move_many(struct region *r, struct page_span from, unsigned int t
 	if (overlap(from, to))
 		return;
 	moving = count_moving(r, from);
+	can = moving == from.count;
 
 	shadow_enter(r);
 	all = mremap(page_at(r, from.first), from.count * PAGE, from.count * PAGE,
 		     MREMAP_MAYMOVE | MREMAP_FIXED | (keep ? MREMAP_DONTUNMAP : 0),
 		     page_at(r, to.first)) != MAP_FAILED;
-	if ((moving == from.count) != all || (!all && errno != EFAULT))
+	if (all != can || (!all && errno != EFAULT))
 		fail_text(r, "mremap() of %u pages, of which %u can move, from %u to %u: %s",
 			  from.count, moving, from.first, to.first,
 			  all ? "all moved" : strerror(errno));
