@@ -9,7 +9,6 @@
  */
 
 #include "hmm-large.h"
-#include "hugepage_settings.h"
 
 #include <poll.h>
 #include <pthread.h>

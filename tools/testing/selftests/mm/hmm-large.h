@@ -26,9 +26,12 @@
  * in the usual include/uapi/... directory.
  */
 #include <lib/test_hmm_uapi.h>
+#include <mm/hugepage_settings.h>
 #include <mm/vm_util.h>
 
 #define DEVICE		"/dev/hmm_dmirror0"
+#define OTHER_DEVICE	"/dev/hmm_dmirror1"
+#define PROACTIVENESS	"/proc/sys/vm/compaction_proactiveness"
 #define MAX_AREAS	4
 #define HOLD_MS		8000
 #define WAIT_MS		5000
@@ -39,6 +42,32 @@ static unsigned long area_pages;
 static unsigned int area_order;
 
 static char *mirror;			/* what the device reads */
+
+static unsigned long old_proactiveness;
+
+static inline void restore_proactiveness(void)
+{
+	write_num(PROACTIVENESS, old_proactiveness);
+}
+
+/*
+ * The tests look at what memory is made of: nobody else is to move folios, or to
+ * make larger ones of them, until the program ends. khugepaged scans whenever its
+ * sleep is changed, also by a test that writes the same again, so it has to have
+ * next to nothing to scan before that.
+ */
+static inline __attribute__((constructor)) void leave_folios_alone(void)
+{
+	if (!thp_available())
+		return;
+	thp_save_settings();
+	thp_write_num("khugepaged/pages_to_scan", 1);
+	thp_write_num("khugepaged/scan_sleep_millisecs", 600000);
+
+	old_proactiveness = read_num(PROACTIVENESS);
+	atexit(restore_proactiveness);
+	write_num(PROACTIVENESS, 0);
+}
 
 static inline bool prepare(void)
 {

@@ -9,7 +9,6 @@
  */
 
 #include "hmm-large.h"
-#include "hugepage_settings.h"
 
 #include <linux/userfaultfd.h>
 #include <sys/prctl.h>
@@ -22,7 +21,6 @@
 #define MIN_ORDER	2
 #define MAX_ORDER	9
 #define KPF_SWAPCACHE	BIT_ULL(13)
-#define PROACTIVENESS	"/proc/sys/vm/compaction_proactiveness"
 
 /* How a folio migrates; all but the first start on the device. */
 enum migration {
@@ -66,7 +64,6 @@ struct mthp {
 	unsigned long		npages;
 	unsigned long		size;
 	struct thp_settings	old;
-	unsigned long		old_proactiveness;
 };
 
 FIXTURE(hmm_mthp)
@@ -127,8 +124,6 @@ static void only_order(const struct thp_settings *old, unsigned int order)
 
 	for (i = 0; i < NR_ORDERS; i++)
 		settings.hugepages[i].enabled = i == order ? THP_ALWAYS : THP_NEVER;
-	/* It is not to make larger ones of them. */
-	settings.khugepaged.scan_sleep_millisecs = 600000;
 	thp_write_settings(&settings);
 }
 
@@ -209,9 +204,6 @@ FIXTURE_SETUP(hmm_mthp)
 	m->size = m->npages * page_size;
 	thp_read_settings(&m->old);
 	only_order(&m->old, m->order);
-	/* Nobody else is to move folios. */
-	m->old_proactiveness = read_num(PROACTIVENESS);
-	write_num(PROACTIVENESS, 0);
 	ASSERT_EQ(give_whole(m), 0);
 }
 
@@ -219,7 +211,6 @@ FIXTURE_TEARDOWN(hmm_mthp)
 {
 	if (!self->mthp.npages)
 		return;
-	write_num(PROACTIVENESS, self->mthp.old_proactiveness);
 	thp_write_settings(&self->mthp.old);
 	close(self->mthp.fd);
 }
@@ -810,6 +801,36 @@ TEST_F_TIMEOUT(hmm_mthp, zapped_on_device, 60)
 	ASSERT_NE(ptr, NULL);
 	ASSERT_EQ(munmap(ptr, m->size), 0);
 	EXPECT_EQ(stats(m->fd).in_use, in_use);
+}
+
+/* What one device has the other cannot reach: it goes there by system memory, whole. */
+TEST_F_TIMEOUT(hmm_mthp, between_two_devices, 60)
+{
+	const struct mthp *m = &self->mthp;
+	struct mthp other = *m;
+	char *ptr = folio_on_dev(m, 1);
+
+	ASSERT_NE(ptr, NULL);
+	other.fd = open(OTHER_DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(other.fd, 0);
+	ASSERT_EQ(give_whole(&other), 0);
+
+	EXPECT_TRUE(device_holds(&other, ptr, 1));
+	EXPECT_TRUE(are(m, ptr, m->npages, false, m->order));
+	ASSERT_EQ(to_dev(m->fd, ptr, m->npages), 0);
+	EXPECT_TRUE(are(m, ptr, m->npages, true, m->order));
+
+	/* What the one has is no source for the other, only what is in between. */
+	ASSERT_EQ(to_dev(other.fd, ptr, m->npages), 0);
+	EXPECT_TRUE(are(m, ptr, m->npages, true, m->order));
+	ASSERT_EQ(to_sys(m->fd, ptr, m->npages), 0);
+	ASSERT_EQ(to_dev(other.fd, ptr, m->npages), 0);
+	EXPECT_TRUE(are(&other, ptr, m->npages, true, m->order));
+
+	EXPECT_TRUE(device_holds(m, ptr, 1));
+	EXPECT_TRUE(are(m, ptr, m->npages, false, m->order));
+	EXPECT_TRUE(holds(ptr, m->npages, 1));
+	close(other.fd);
 }
 
 /* A folio that may not be written comes back whole, and may then be. */
@@ -1510,7 +1531,6 @@ FIXTURE_TEARDOWN(hmm_mthp_mixed)
 {
 	if (!self->area)
 		return;
-	write_num(PROACTIVENESS, self->mthp.old_proactiveness);
 	thp_write_settings(&self->mthp.old);
 	close(self->mthp.fd);
 }
