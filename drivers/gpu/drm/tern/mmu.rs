@@ -162,18 +162,24 @@ impl Leaves {
     /// Maps `pages`, none of which is mapped, to what is from `addr` on, in groups of 64 KiB where
     /// that fits.
     fn publish_run(&mut self, pages: Range<usize>, addr: u64, flags: u64) {
-        for (i, page) in pages.clone().enumerate() {
-            let addr = addr + ((i as u64) << PAGE_SHIFT);
-            let group = page & !(GROUP - 1);
-            let in_group = pages.start <= group && group + GROUP <= pages.end;
-            let aligned = (addr >> PAGE_SHIFT) as usize % GROUP == page % GROUP;
-            let size = if in_group && aligned {
+        let aligned = (addr >> PAGE_SHIFT) as usize % GROUP == pages.start % GROUP;
+        let groups = match aligned {
+            true => pages.start.next_multiple_of(GROUP)..pages.end & !(GROUP - 1),
+            false => 0..0,
+        };
+        let mut entry = addr | flags;
+
+        // Each entry is right by itself, in whatever order the device finds them.
+        barrier::dma_mb(barrier::Write);
+        for page in pages {
+            let size = if groups.contains(&page) {
                 hw::ENTRY_64K
             } else {
                 0
             };
 
-            self.table.publish(page, addr | flags | size);
+            self.table.set(page, entry | size);
+            entry += 1 << PAGE_SHIFT;
         }
     }
 
