@@ -66,8 +66,8 @@ fn spaces(dev: &TernDevice<Registered>, m: &SeqFile) {
 
     gpu.for_each_space(|vm| {
         seq_print!(m, "asid={} pid={}", vm.notifier.asid(), vm.owner);
-        seq_print!(m, " resident={}", vm.stats.resident_bytes.get());
-        for (name, count) in vm.stats.counts() {
+        seq_print!(m, " resident={}", vm.origin.stats.resident_bytes.get());
+        for (name, count) in vm.origin.stats.counts() {
             seq_print!(m, " {}={}", name, count.get());
         }
         seq_print!(m, "\n");

@@ -516,10 +516,10 @@ impl Mirror {
         transfer: Transfer,
     ) -> Result {
         let range = args.range()?;
-        let before = self.vm.stats.faults.get();
+        let before = self.vm.origin.stats.faults.get();
 
         args.cpages = self.transfer(dev, mm, &range, transfer, Policy::Map(range.clone()))?;
-        args.faults = self.vm.stats.faults.get() - before;
+        args.faults = self.vm.origin.stats.faults.get() - before;
         Ok(())
     }
 

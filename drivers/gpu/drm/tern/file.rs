@@ -132,7 +132,7 @@ impl drm::file::DriverFile for File {
         let sum = Stats::default();
 
         for vm in file.inner().get_ref().objects.lock().vms.0.iter().flatten() {
-            sum.add(&vm.stats);
+            sum.add(&vm.origin.stats);
         }
         let resident = sum.resident_bytes.get();
         p.memory_region(
@@ -390,7 +390,7 @@ impl File {
             ..Default::default()
         };
 
-        vm.stats.report(&mut reply);
+        vm.origin.stats.report(&mut reply);
         *args = reply;
         Ok(0)
     }

@@ -53,8 +53,10 @@ use crate::{
         Place, //
     },
     monitor::Monitor,
-    stats::Stats,
-    svm::migrate,
+    svm::{
+        migrate,
+        Origin, //
+    },
     vram::Vram, //
 };
 
@@ -206,20 +208,20 @@ impl Memory {
     }
 }
 
-/// Allocates a folio of device memory for an address space that counts with `stats`.
+/// Allocates a folio of device memory for the address space of `origin`.
 ///
 /// `None` if there is no block of that order, or nothing may move to the device any more.
 pub(crate) fn alloc_folio(
     memory: &DeviceMemory,
     order: u32,
-    stats: &Arc<Stats>,
+    origin: &Arc<Origin>,
 ) -> Option<LockedFolio> {
     memory.fail_injected().ok()?;
     let offset = memory.vram.alloc(order as usize)?;
 
-    match memory.init_folio(offset, order, stats.clone()) {
+    match memory.init_folio(offset, order, origin.clone()) {
         Ok(folio) => {
-            stats.resident_bytes.add(4096 << order);
+            origin.stats.resident_bytes.add(4096 << order);
             Some(folio)
         }
         Err(_) => {
@@ -236,10 +238,10 @@ pub(crate) fn place(memory: &DeviceMemory, folio: &Folio, page: usize) -> Option
 }
 
 impl DevicePagemapOps for Memory {
-    type FolioData = Arc<Stats>;
+    type FolioData = Arc<Origin>;
 
     fn folio_free(&self, freed: FreedFolio<Self>) {
-        freed.data.resident_bytes.sub(4096 << freed.order);
+        freed.data.stats.resident_bytes.sub(4096 << freed.order);
         self.vram.free(freed.offset, freed.order as usize);
         self.end_leftover();
     }
@@ -254,7 +256,7 @@ impl DevicePagemapOps for Memory {
         result
     }
 
-    fn folio_split(&self, data: ArcBorrow<'_, Stats>, _new_offset: usize) -> Arc<Stats> {
+    fn folio_split(&self, data: ArcBorrow<'_, Origin>, _new_offset: usize) -> Arc<Origin> {
         data.into()
     }
 }

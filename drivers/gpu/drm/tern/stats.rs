@@ -2,9 +2,7 @@
 
 //! Counters of an address space, and of a whole device.
 //!
-//! Those of an address space outlive it: each folio of device memory holds a reference to the
-//! counters of the address space that moved it there, and to nothing else of it, since folios may
-//! outlive the process.
+//! Those of an address space outlive it, see [`Origin`](crate::svm::Origin).
 
 use core::sync::atomic::{
     AtomicU64,

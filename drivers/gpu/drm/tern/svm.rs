@@ -7,6 +7,7 @@ pub(crate) mod exclusive;
 pub(crate) mod fault;
 pub(crate) mod migrate;
 pub(crate) mod prefetch;
+mod stream;
 
 use core::ops::Range;
 
@@ -61,7 +62,10 @@ use crate::{
     },
     monitor::Monitor,
     stats::Stats,
-    svm::fault::Faults, //
+    svm::{
+        fault::Faults,
+        stream::Streams, //
+    },
 };
 
 /// The device's view of an address space. It changes under the lock of `table`.
@@ -133,6 +137,16 @@ impl IntervalNotifierOps for Space {
     fn finish(&self, _pending: ()) {}
 }
 
+/// What a folio of device memory keeps of the address space that moved it there, and nothing else,
+/// since folios may outlive the process.
+#[derive(Default)]
+pub(crate) struct Origin {
+    /// Counters.
+    pub(crate) stats: Stats,
+    /// In what order the CPU reads the folios.
+    streams: Streams,
+}
+
 /// An address space over the memory of a process.
 #[pin_data]
 pub(crate) struct Vm {
@@ -144,8 +158,8 @@ pub(crate) struct Vm {
     memory: Arc<DeviceMemory>,
     /// Its large folios that are mapped by PTEs move whole.
     moves_large: bool,
-    /// Counters.
-    pub(crate) stats: Arc<Stats>,
+    /// What its folios on the device keep of it.
+    pub(crate) origin: Arc<Origin>,
     /// Its faults.
     #[pin]
     faults: Faults,
@@ -182,7 +196,7 @@ impl Vm {
         moves_large: bool,
     ) -> Result<Arc<Self>> {
         let table = PageTable::new(dev)?;
-        let stats = Arc::new(Stats::default(), GFP_KERNEL)?;
+        let origin = Arc::new(Origin::default(), GFP_KERNEL)?;
         let monitor = memory.monitor.clone();
         let owner = memory.owner();
         let space = try_pin_init!(Space {
@@ -200,7 +214,7 @@ impl Vm {
                 owner: current!().tgid(),
                 memory,
                 moves_large,
-                stats,
+                origin,
                 faults <- Faults::new(),
                 serve <- new_work!("tern::Vm::serve"),
                 notifier <- IntervalNotifier::new(process, Space::RANGE, space),
@@ -211,7 +225,7 @@ impl Vm {
 
     /// Counts, here and for the device as a whole.
     fn count(&self, add: impl Fn(&Stats)) {
-        add(&self.stats);
+        add(&self.origin.stats);
         add(&self.memory.monitor.stats);
     }
 

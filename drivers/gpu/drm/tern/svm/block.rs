@@ -348,7 +348,7 @@ impl Installer {
                 }
             }
         }
-        vm.stats.install_ns.add_since(start);
+        vm.origin.stats.install_ns.add_since(start);
         Ok(failed)
     }
 

@@ -78,6 +78,7 @@ use crate::{
     },
     svm::{
         block::PageSet,
+        Origin,
         Vm, //
     },
 };
@@ -209,7 +210,7 @@ impl<'a> ToDevice<'a> {
         buf: &'a mut migrate::Buffer,
     ) -> Result<Option<Self>> {
         let start = Instant::<Monotonic>::now();
-        let (memory, stats): (&DeviceMemory, &Stats) = (&vm.memory, &vm.stats);
+        let (memory, stats): (&DeviceMemory, &Stats) = (&vm.memory, &vm.origin.stats);
         if !memory.vram.has_room() {
             return Ok(None);
         }
@@ -293,7 +294,7 @@ fn set_device(
     is_wanted: impl Fn(usize) -> bool,
 ) -> bool {
     let index = first + entry.index();
-    let alloc = |order| alloc_folio(&vm.memory, order, &vm.stats);
+    let alloc = |order| alloc_folio(&vm.memory, order, &vm.origin);
 
     if !entry.is_hole() {
         let get = |_, order| alloc(order).ok_or(AllocError);
@@ -339,13 +340,15 @@ fn set_largest(
 /// Takes no lock but the folio's, so that faults of all processes run side by side.
 pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), FaultError> {
     let vma = fault.vma();
-    let stats: Arc<Stats> = match memory.folio_data(fault.folio()) {
-        Some(stats) => stats.into(),
+    let origin: Arc<Origin> = match memory.folio_data(fault.folio()) {
+        Some(origin) => origin.into(),
         None => return Err(FaultError::Sigbus),
     };
+    let stats = &origin.stats;
     let start = Instant::<Monotonic>::now();
     let epoch = memory.copies.epoch();
-    let range = fault_range(fault);
+    let range = origin.streams.follow(fault_range(fault));
+    let range = range.start..range.end.min(vma.end());
     let mut buf =
         migrate::Buffer::new(range.len() / PAGE_SIZE, GFP_KERNEL).map_err(|_| FaultError::Oom)?;
 
@@ -359,8 +362,13 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
         let get = |page, order| alloc_system(memory, vma, first + page * PAGE_SIZE, order);
 
         // The core collects holes, too; they stay holes.
-        if !entry.is_hole() {
-            set_largest(&mut entry, moves_large(), get).map_err(|_| FaultError::Oom)?;
+        if entry.is_hole() {
+            continue;
+        }
+        // The rest may stay if there is no memory for it.
+        let is_set = set_largest(&mut entry, moves_large(), get).is_ok();
+        if !is_set && is_waited_for(fault, first, entry.nr_pages()) {
+            return Err(FaultError::Oom);
         }
     }
     let copying = Copying::start(memory, &collected, Where::Addresses(range), false).map_err(
@@ -371,11 +379,16 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     )?;
     stats.collect_ns.add_since(start);
 
-    match finish(memory, collected, copying, &stats) {
+    match finish(memory, collected, copying, stats) {
         // The device was lost meanwhile, but what is in its memory is not. The CPU tries again.
         Err(_) if memory.copies.has_restarted(epoch) => Ok(()),
         result => result.map(|_| ()).map_err(|_| FaultError::Sigbus),
     }
+}
+
+/// Whether `fault` is in the `nr_pages` from `first` on.
+fn is_waited_for(fault: &VmFault, first: usize, nr_pages: usize) -> bool {
+    (first..first + nr_pages * PAGE_SIZE).contains(&fault.address())
 }
 
 /// Brings back what of `wanted` (pages of the block) is in device memory, a large folio whole.
@@ -394,7 +407,7 @@ pub(crate) fn back_to_system(
     buf: &mut migrate::Buffer,
 ) -> Result<usize> {
     let start = Instant::<Monotonic>::now();
-    let (memory, stats): (&DeviceMemory, &Stats) = (&vm.memory, &vm.stats);
+    let (memory, stats): (&DeviceMemory, &Stats) = (&vm.memory, &vm.origin.stats);
     let first = range.start / PAGE_SIZE % BLOCK_PAGES;
     let block = range.start & !(BLOCK_SIZE - 1);
     let mut any = false;
@@ -440,7 +453,7 @@ fn alloc_system(
     Folio::alloc_for_vma(vma, addr, order, flags).map(Folio::lock)
 }
 
-/// What to bring back for a CPU fault: the whole folio, or a group of single pages.
+/// What to bring back for a CPU fault by itself: the whole folio, or a group of single pages.
 fn fault_range(fault: &VmFault) -> Range<usize> {
     let folio = fault.folio();
     let aligned = |pages: usize| fault.address() & !(pages * PAGE_SIZE - 1);

@@ -169,8 +169,10 @@ TEST_F(mthp, there_and_back)
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
 	EXPECT_MOVED(to_system, NR_PAGES, 0);
 	EXPECT_EQ(0, self->before.resident_bytes);
+	/* With the third folio that is read in order comes the rest. */
 	if (self->moved > 1)
-		EXPECT_EQ(NR_PAGES / self->pages, self->before.cpu_faults);
+		EXPECT_EQ(self->pages < NR_PAGES / 2 ? 3 : NR_PAGES / self->pages,
+			  self->before.cpu_faults);
 	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->moved));
 }
 
