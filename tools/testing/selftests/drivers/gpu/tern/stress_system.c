@@ -26,30 +26,12 @@ bool system_write(const char *path, const char *value)
 	return !tern_put(path, value);
 }
 
-/* The value of a setting; of several in a row the one in brackets. */
-static bool read_value(const char *path, char *value, size_t bytes)
-{
-	FILE *file = fopen(path, "r");
-	char line[128] = "", *start = line;
-	bool ok;
-
-	if (!file)
-		return false;
-	ok = fgets(line, sizeof(line), file);
-	fclose(file);
-	if (strchr(line, '['))
-		start = strchr(line, '[') + 1;
-	start[strcspn(start, "]\n")] = 0;
-	snprintf(value, bytes, "%s", start);
-	return ok;
-}
-
 static void set(const char *path, const char *value)
 {
 	struct setting *setting = &settings[nr_settings];
 
 	if (nr_settings == MAX_SETTINGS ||
-	    !read_value(path, setting->value, sizeof(setting->value)))
+	    tern_read_setting(path, setting->value, sizeof(setting->value)))
 		return;
 	snprintf(setting->path, sizeof(setting->path), "%s", path);
 	nr_settings++;
@@ -71,11 +53,6 @@ static void find_sizes(void)
 		closedir(dir);
 }
 
-static void size_path(char *path, size_t bytes, unsigned int order)
-{
-	snprintf(path, bytes, THP "hugepages-%lukB/enabled", PAGE >> 10 << order);
-}
-
 unsigned int system_sizes(void)
 {
 	return sizes;
@@ -88,7 +65,7 @@ void system_set_sizes(unsigned int chosen)
 	for (unsigned int order = 1; order < 32; order++) {
 		if (!(sizes >> order & 1))
 			continue;
-		size_path(path, sizeof(path), order);
+		tern_order_path(order, path, sizeof(path));
 		system_write(path, chosen >> order & 1 ? "madvise" : "never");
 	}
 }
@@ -117,7 +94,7 @@ void system_prepare(void)
 	find_sizes();
 	for (unsigned int order = 1; order < 32; order++) {
 		if (sizes >> order & 1) {
-			size_path(path, sizeof(path), order);
+			tern_order_path(order, path, sizeof(path));
 			set(path, "madvise");
 		}
 	}

@@ -414,19 +414,25 @@ static inline void tern_order_path(int order, char *path, size_t size)
 		 (PAGE << order) >> 10);
 }
 
-/* Reads the word that a setting such as "always [never]" has in brackets. */
-static inline int tern_read_chosen(const char *path, char *word, size_t size)
+/*
+ * Reads a setting: its only word, or the one in brackets, as in "always [never]". -EINVAL if none
+ * of several is in brackets, or there is no room for it.
+ */
+static inline int tern_read_setting(const char *path, char *word, size_t size)
 {
 	FILE *file = fopen(path, "r");
-	char line[128] = "", *start;
+	char line[128] = "", *start = line;
+	size_t length;
 
 	if (!file)
 		return -errno;
-	start = fgets(line, sizeof(line), file) ? strchr(line, '[') : NULL;
+	if (fgets(line, sizeof(line), file) && strchr(line, '['))
+		start = strchr(line, '[') + 1;
 	fclose(file);
-	if (!start || strcspn(start, "]") > size)
+	length = strcspn(start, " ]\n");
+	if (start[length] != (start == line ? '\n' : ']') || length >= size)
 		return -EINVAL;
-	snprintf(word, size, "%.*s", (int)strcspn(start + 1, "]"), start + 1);
+	snprintf(word, size, "%.*s", (int)length, start);
 	return 0;
 }
 
@@ -441,7 +447,7 @@ static inline int tern_choose_order(struct tern_orders *old, int order)
 
 	for (int i = TERN_MIN_ORDER; !ret && i <= TERN_MAX_ORDER; i++) {
 		tern_order_path(i, path, sizeof(path));
-		ret = tern_read_chosen(path, old->chosen[i], sizeof(old->chosen[i]));
+		ret = tern_read_setting(path, old->chosen[i], sizeof(old->chosen[i]));
 		if (!ret)
 			ret = tern_put(path, i == order ? "always" : "never");
 	}
