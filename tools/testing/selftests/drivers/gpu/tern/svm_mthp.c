@@ -79,31 +79,23 @@ FIXTURE_TEARDOWN(mthp)
 }
 
 /* One word for a page, such as its entry in /proc/self/pagemap; 0 if there is none. */
-static __u64 page_word(const char *path, unsigned long index)
+static __u64 page_word(int fd, unsigned long index)
 {
-	int fd = open(path, O_RDONLY);
-	__u64 word = 0;
+	__u64 word;
 
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &word, sizeof(word), index * sizeof(word)) != sizeof(word))
-		word = 0;
-	close(fd);
-	return word;
+	return pread(fd, &word, sizeof(word), index * sizeof(word)) == sizeof(word) ? word : 0;
 }
 
-/*
- * Number of the first page of @p that is not what it has to be if @p consists of folios of
- * @pages pages in system memory, one after another; -1 if there is none.
- */
-static long not_in_folios(const void *p, unsigned long nr_pages, unsigned long pages)
+/* As not_in_folios(), which opens /proc/self/pagemap and /proc/kpageflags for it. */
+static long first_not_in_folio(int pagemap, int kpageflags, const void *p,
+			       unsigned long nr_pages, unsigned long pages)
 {
 	unsigned long first = 0;
 
 	for (unsigned long i = 0; i < nr_pages; i++) {
-		__u64 entry = page_word("/proc/self/pagemap", (uintptr_t)p / PAGE + i);
+		__u64 entry = page_word(pagemap, (uintptr_t)p / PAGE + i);
 		unsigned long pfn = entry & PAGEMAP_PFN;
-		__u64 part = page_word("/proc/kpageflags", pfn) &
+		__u64 part = page_word(kpageflags, pfn) &
 			     (KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL);
 		__u64 expected = i % pages ? KPF_COMPOUND_TAIL : KPF_COMPOUND_HEAD;
 
@@ -114,6 +106,23 @@ static long not_in_folios(const void *p, unsigned long nr_pages, unsigned long p
 			return i;
 	}
 	return -1;
+}
+
+/*
+ * Number of the first page of @p that is not what it has to be if @p consists of folios of
+ * @pages pages in system memory, one after another; -1 if there is none.
+ */
+static long not_in_folios(const void *p, unsigned long nr_pages, unsigned long pages)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	int kpageflags = open("/proc/kpageflags", O_RDONLY);
+	long page = 0;
+
+	if (pagemap >= 0 && kpageflags >= 0)
+		page = first_not_in_folio(pagemap, kpageflags, p, nr_pages, pages);
+	close(pagemap);
+	close(kpageflags);
+	return page;
 }
 
 /* Has a huge page mapped by PTEs. */
