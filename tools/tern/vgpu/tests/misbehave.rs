@@ -23,6 +23,36 @@ fn nop() -> hw::CopyPacket {
     hw::CopyPacket::default()
 }
 
+/// Has copies that do nothing done one after another, and waits for the fence of each.
+fn copies(guest: &mut Guest, count: u64) {
+    for _ in 0..count {
+        let fence = guest.copy(0, nop());
+        guest.wait_fence(fence);
+    }
+}
+
+/// Starts the device anew after a reset; it is well then.
+fn restart(guest: &mut Guest) {
+    guest.program();
+    guest.enable();
+    copies(guest, 20);
+}
+
+/// Starts a dispatch of queue 3, in address space 1, that finds no code at 0x1000.
+fn dispatch_that_faults(guest: &mut Guest) {
+    guest.space(1);
+    let mut queue = guest.start_queue(3, 1);
+    guest.dispatch(
+        &mut queue,
+        hw::DispatchPacket {
+            op: hw::OP_DISPATCH,
+            entry: 0x1000,
+            threads: 1,
+            ..Default::default()
+        },
+    );
+}
+
 #[test]
 fn some_completions_are_lost() {
     let mut guest = guest(&[Misbehave::DropCompletion(4)]);
@@ -58,8 +88,7 @@ fn some_interrupts_are_lost() {
         );
         guest.wait_fence(fence);
         // What is behind it in the ring shows that its interrupt would have come.
-        let fence = guest.copy(0, nop());
-        guest.wait_fence(fence);
+        copies(&mut guest, 1);
         raised += guest.interrupts(hw::VECTOR_COPY);
     }
     assert!((20..80).contains(&raised), "{raised}");
@@ -68,10 +97,7 @@ fn some_interrupts_are_lost() {
 #[test]
 fn a_device_that_hangs_is_well_after_a_reset() {
     let mut guest = guest(&[Misbehave::Hang(5)]);
-    for _ in 0..5 {
-        let fence = guest.copy(0, nop());
-        guest.wait_fence(fence);
-    }
+    copies(&mut guest, 5);
     let lost = [guest.copy(0, nop()), guest.copy(1, nop())];
     guest.until("the packets", |guest| {
         (0..2).all(|n| guest.index(&guest.copies[n]) == guest.copies[n].put)
@@ -80,12 +106,7 @@ fn a_device_that_hangs_is_well_after_a_reset() {
     for (addr, value) in lost {
         assert_ne!(guest.load(addr), value);
     }
-    guest.program();
-    guest.enable();
-    for _ in 0..20 {
-        let fence = guest.copy(0, nop());
-        guest.wait_fence(fence);
-    }
+    restart(&mut guest);
 }
 
 #[test]
@@ -121,17 +142,7 @@ fn completions_overtake_those_of_other_rings() {
 #[test]
 fn fault_entries_are_corrupted() {
     let mut guest = guest(&[Misbehave::CorruptFault(2)]);
-    guest.space(1);
-    let mut queue = guest.start_queue(3, 1);
-    guest.dispatch(
-        &mut queue,
-        hw::DispatchPacket {
-            op: hw::OP_DISPATCH,
-            entry: 0x1000,
-            threads: 1,
-            ..Default::default()
-        },
-    );
+    dispatch_that_faults(&mut guest);
     let mut wrong = 0;
     for _ in 0..100 {
         let faults = guest.wait_faults();
@@ -164,38 +175,20 @@ fn false_fences_come_before_the_right_ones() {
 #[test]
 fn fences_are_corrupted_until_a_reset() {
     let mut guest = guest(&[Misbehave::CorruptFence(5)]);
-    for _ in 0..5 {
-        let fence = guest.copy(0, nop());
-        guest.wait_fence(fence);
-    }
+    copies(&mut guest, 5);
     for _ in 0..50 {
         let (addr, value) = guest.copy(0, nop());
         guest.until("a fence", |guest| guest.load(addr) != 0);
         assert_ne!(guest.load(addr), value);
     }
     guest.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
-    guest.program();
-    guest.enable();
-    for _ in 0..20 {
-        let fence = guest.copy(0, nop());
-        guest.wait_fence(fence);
-    }
+    restart(&mut guest);
 }
 
 #[test]
 fn interrupts_for_faults_are_lost() {
     let mut guest = guest(&[Misbehave::DropInterrupt(1)]);
-    guest.space(1);
-    let mut queue = guest.start_queue(3, 1);
-    guest.dispatch(
-        &mut queue,
-        hw::DispatchPacket {
-            op: hw::OP_DISPATCH,
-            entry: 0x1000,
-            threads: 1,
-            ..Default::default()
-        },
-    );
+    dispatch_that_faults(&mut guest);
     for _ in 0..100 {
         guest.until("a fault", |guest| !guest.take_faults().is_empty());
         guest.replay();
@@ -206,10 +199,7 @@ fn interrupts_for_faults_are_lost() {
 #[test]
 fn the_device_vanishes() {
     let mut guest = guest(&[Misbehave::Vanish(5)]);
-    for _ in 0..5 {
-        let fence = guest.copy(0, nop());
-        guest.wait_fence(fence);
-    }
+    copies(&mut guest, 5);
     // The sixth: the ring is written by hand, since registers cannot be asked any more.
     let ring = guest.copies[0];
     let packet = hw::CopyPacket {
