@@ -2,12 +2,11 @@
 
 //! Memory of huge pages, of folios of 64 KiB, or of single pages.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::ptr::{null_mut, NonNull};
 
 use anyhow::{ensure, Context, Result};
+use tern_thp::OnlySize;
 
 /// Bytes of a single page.
 pub const PAGE: usize = 4 << 10;
@@ -38,45 +37,7 @@ pub struct Region {
     words: NonNull<u64>,
     length: usize,
     /// As long as there are pages to come.
-    _sizes: Option<OnlyLarge>,
-}
-
-/// The setting of the system by which memory that may have folios of any size gets those of 64
-/// KiB alone; what it was before comes back at the end.
-struct OnlyLarge(Vec<(PathBuf, String)>);
-
-impl OnlyLarge {
-    fn new() -> Result<Self> {
-        let all = Path::new("/sys/kernel/mm/transparent_hugepage");
-        let mut before = Self(Vec::new());
-        for size in fs::read_dir(all).context("the kernel has no huge pages")? {
-            let size = size.context("cannot list the sizes of folios")?;
-            let name = size.file_name();
-            let path = size.path().join("enabled");
-            if !name.to_string_lossy().starts_with("hugepages-") || !path.exists() {
-                continue;
-            }
-            let setting = fs::read_to_string(&path).context("cannot read a setting")?;
-            let chosen = setting.split(['[', ']']).nth(1).unwrap_or("inherit");
-            before.0.push((path.clone(), chosen.to_string()));
-            let only = if name == "hugepages-64kB" {
-                "always"
-            } else {
-                "never"
-            };
-            fs::write(&path, only).context("cannot choose the size of folios")?;
-        }
-        Ok(before)
-    }
-}
-
-impl Drop for OnlyLarge {
-    fn drop(&mut self) {
-        for (path, setting) in &self.0 {
-            // It has been written before, so it can be.
-            let _ = fs::write(path, setting);
-        }
-    }
+    _size: Option<OnlySize>,
 }
 
 impl Region {
@@ -105,8 +66,8 @@ impl Region {
             mapped,
             words,
             length,
-            _sizes: match pages {
-                Pages::Large => Some(OnlyLarge::new()?),
+            _size: match pages {
+                Pages::Large => Some(OnlySize::new((LARGE >> 10) as u64)?),
                 Pages::Huge | Pages::Single => None,
             },
         };

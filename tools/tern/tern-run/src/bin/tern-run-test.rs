@@ -3,13 +3,13 @@
 //! Runs `tern-run` on the device and checks the figures that it prints as JSON: which pages moved,
 //! and which did not. The results are TAP.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
 use anyhow::{ensure, Context, Result};
 use clap::Parser;
 use serde_json::Value;
+use tern_thp::OnlySize;
 
 const MIB: u64 = 1 << 20;
 const HUGE: u64 = 2 * MIB;
@@ -136,41 +136,6 @@ fn huge_pages_move_whole() -> Result<()> {
     let most = run.figure("bytes")? / HUGE;
     run.expect("to_device/huge", most / 2..=most)?;
     run.expect("to_system/huge", most / 2..=most)
-}
-
-/// Has the system make large folios of one size only, and then as before again.
-struct OnlySize(Vec<(PathBuf, String)>);
-
-impl OnlySize {
-    fn new(kib: u64) -> Result<Self> {
-        let mut before = Self(Vec::new());
-        for entry in fs::read_dir("/sys/kernel/mm/transparent_hugepage")? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let setting = entry.path().join("enabled");
-            // Other files, and sizes that anonymous memory does not have.
-            if !name.to_string_lossy().starts_with("hugepages-") || !setting.exists() {
-                continue;
-            }
-            let text = fs::read_to_string(&setting)?;
-            let chosen = text.split(['[', ']']).nth(1);
-            let chosen = chosen.with_context(|| format!("nothing is chosen of {text}"))?;
-            let size = format!("hugepages-{kib}kB");
-            let value = if *name == *size { "always" } else { "never" };
-            fs::write(&setting, value)?;
-            before.0.push((setting, chosen.into()));
-        }
-        Ok(before)
-    }
-}
-
-impl Drop for OnlySize {
-    fn drop(&mut self) {
-        for (setting, value) in &self.0 {
-            // What fails shows in the tests that follow.
-            let _ = fs::write(setting, value);
-        }
-    }
 }
 
 /// As for huge pages: the first and last pages of an array are in no large folio.
