@@ -25,6 +25,14 @@ fn median_of_ways(ways: &[Ways]) -> Ways {
     }
 }
 
+/// The middle of `rounds` measurements, an odd number.
+fn median_of_rounds(rounds: usize, one: impl Fn() -> Result<Ways>) -> Result<Ways> {
+    // The first is for what is made once.
+    one()?;
+    let ways: Result<Vec<_>> = (0..rounds).map(|_| one()).collect();
+    Ok(median_of_ways(&ways?))
+}
+
 /// Moves `length` bytes there and back `rounds` times, an odd number, with both drivers.
 ///
 /// # Errors
@@ -32,16 +40,10 @@ fn median_of_ways(ways: &[Ways]) -> Ways {
 /// Where something fails, or does not move as it must.
 pub fn drivers(measure: Measure, length: usize, rounds: usize) -> Result<Drivers> {
     let (gpu, mirror) = (Gpu::new()?, Mirror::open()?);
-    let ways = |pages, one: &dyn Fn(Pages) -> Result<Ways>| -> Result<Ways> {
-        // The first round is for what is made once.
-        one(pages)?;
-        let ways: Result<Vec<_>> = (0..rounds).map(|_| one(pages)).collect();
-        Ok(median_of_ways(&ways?))
-    };
     let sizes = |one: &dyn Fn(Pages) -> Result<Ways>| -> Result<Sizes> {
         Ok(Sizes {
-            huge: ways(Pages::Huge, one)?,
-            single: ways(Pages::Single, one)?,
+            huge: median_of_rounds(rounds, || one(Pages::Huge))?,
+            single: median_of_rounds(rounds, || one(Pages::Single))?,
         })
     };
     Ok(Drivers {
@@ -135,10 +137,7 @@ const TRIPS: usize = 10;
 /// Where something fails, or does not move whole from the start.
 pub fn large(measure: Measure, rounds: usize) -> Result<Large> {
     let gpu = Gpu::new()?;
-    let one = || tern(&gpu, measure, HUGE, Pages::Large);
-    // The first round is for what is made once.
-    one()?;
-    let ways: Result<Vec<_>> = (0..rounds).map(|_| one()).collect();
+    let cost = median_of_rounds(rounds, || tern(&gpu, measure, HUGE, Pages::Large))?;
 
     let mut region = Region::new(HUGE, Pages::Large)?;
     region.fill();
@@ -149,7 +148,7 @@ pub fn large(measure: Measure, rounds: usize) -> Result<Large> {
     }
     region.check(HUGE, 2 * (1 + TRIPS as u64))?;
     Ok(Large {
-        cost: median_of_ways(&ways?),
+        cost,
         folios: (HUGE / LARGE) as u64,
         whole: last.there.min(last.back),
     })
