@@ -44,10 +44,8 @@ fn growth(mib: usize) -> Result<Growth> {
     let mut region = Region::new(mib << 20, Pages::Huge)?;
     region.fill();
     let plan = gpu.plan(&region.words_at(HUGE))?;
-    let before = gpu.stats()?;
-    let faulting = counter::count(|| gpu.touch(&plan, plan.count()))?;
-    let moved = (gpu.stats()? - before).to_device_huge;
-    let resident = counter::count(|| gpu.touch(&plan, plan.count()))?;
+    let (cost, moved) = cost::faults(&gpu, |action| counter::count(action), &plan, plan.count())?;
+    let moved = moved.to_device_huge;
     ensure!(
         moved == plan.count() as u64,
         "{moved} of {} huge pages moved; the device's memory must be larger than {mib} MiB",
@@ -56,7 +54,7 @@ fn growth(mib: usize) -> Result<Growth> {
     region.check(HUGE, 2)?;
     Ok(Growth {
         mib: mib as u64,
-        per_huge_page: (faulting - resident) / plan.count() as f64,
+        per_huge_page: cost / plan.count() as f64,
     })
 }
 

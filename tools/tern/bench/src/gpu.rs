@@ -2,7 +2,7 @@
 
 //! The device, which touches words.
 
-use anyhow::{ensure, Result};
+use anyhow::{bail, ensure, Result};
 use tern::{Device, Kernel, Module, Queue, Stats, Vm};
 
 use crate::region::{Pages, Region, HUGE};
@@ -21,6 +21,9 @@ struct Arguments {
     words: *const *mut u64,
     count: u64,
 }
+
+/// Dispatches after which [`Gpu::settle`] gives up.
+const SETTLING: usize = 1000;
 
 /// Words that are to be touched. What the device reads to find them is on the device already.
 pub struct Plan {
@@ -70,15 +73,58 @@ impl Gpu {
                 count: 0,
             });
         }
-        // The first moves the plan to the device, the second finds it there.
+        // Which moves the plan to the device; then it is found there.
+        let settled = self.settle(&plan)?;
         self.launch(&plan, 1, 1)?;
-        let stats = self.stats()?;
-        self.launch(&plan, 1, 1)?;
+        self.check_no_faults(&settled)?;
+        Ok(plan)
+    }
+
+    /// Waits until all faults are served that the device has reported; what happened by then.
+    ///
+    /// The end of a dispatch does not tell that. Whenever some of its faults have been served, all
+    /// threads that wait try again, and those whose own is still to be served report it once more.
+    /// The driver serves both reports, the second perhaps when the dispatch is over.
+    ///
+    /// # Errors
+    ///
+    /// Where the device fails, or reports faults without end.
+    pub fn settle(&self, plan: &Plan) -> Result<Stats> {
+        // Reports are served in order, so that one that is made now is served after all others.
+        // While those are served, it may be made twice itself. Where nothing else is counted with
+        // it for two times in a row, there were no others, and it was made once.
+        let mut before = self.stats()?;
+        let mut alone = 0;
+        for _ in 0..SETTLING {
+            // SAFETY: the arguments are there, and the device does not use them now. What the CPU
+            // reads is brought back, so that the device faults.
+            unsafe { plan.arguments(1).read_volatile() };
+            self.launch(plan, 1, 1)?;
+            let now = self.stats()?;
+            alone = if (now - before).faults == 1 {
+                alone + 1
+            } else {
+                0
+            };
+            if alone == 2 {
+                return Ok(now);
+            }
+            before = now;
+        }
+        bail!("the device reports faults without end")
+    }
+
+    /// Checks that the device did not fault since `earlier`.
+    ///
+    /// # Errors
+    ///
+    /// Where it did.
+    pub fn check_no_faults(&self, earlier: &Stats) -> Result<()> {
         ensure!(
-            (self.stats()? - stats).faults == 0,
+            self.stats()?.faults == earlier.faults,
             "the device faults on what is there already"
         );
-        Ok(plan)
+        Ok(())
     }
 
     /// Has `lanes` threads touch the words of a plan: one is added to each. The memory must be
