@@ -41,15 +41,25 @@ fn median_of_rounds(rounds: usize, one: impl Fn() -> Result<Ways>) -> Result<Way
 /// Where something fails, or does not move as it must.
 pub fn drivers(measure: Measure, length: usize, rounds: usize) -> Result<Drivers> {
     let (gpu, mirror) = (Gpu::new()?, Mirror::open()?);
-    let sizes = |one: &dyn Fn(Pages) -> Result<Ways>| -> Result<Sizes> {
-        Ok(Sizes {
-            huge: median_of_rounds(rounds, || one(Pages::Huge))?,
-            single: median_of_rounds(rounds, || one(Pages::Single))?,
-        })
-    };
     Ok(Drivers {
-        tern: sizes(&|pages| tern(&gpu, measure, length, pages))?,
-        test_hmm: sizes(&|pages| test_hmm(&mirror, measure, length, pages))?,
+        tern: sizes(rounds, |pages| tern(&gpu, measure, length, pages))?,
+        test_hmm: peer(&mirror, measure, length, rounds)?,
+    })
+}
+
+/// The same with `lib/test_hmm` alone.
+///
+/// # Errors
+///
+/// Where something fails, or does not move as it must.
+pub fn peer(mirror: &Mirror, measure: Measure, length: usize, rounds: usize) -> Result<Sizes> {
+    sizes(rounds, |pages| test_hmm(mirror, measure, length, pages))
+}
+
+fn sizes(rounds: usize, one: impl Fn(Pages) -> Result<Ways>) -> Result<Sizes> {
+    Ok(Sizes {
+        huge: median_of_rounds(rounds, || one(Pages::Huge))?,
+        single: median_of_rounds(rounds, || one(Pages::Single))?,
     })
 }
 

@@ -2,13 +2,16 @@
 
 //! Guest instructions.
 
+use std::path::Path;
+
 use anyhow::{ensure, Result};
-use tern_bench::measured::{Counts, Growth, Section};
+use tern_bench::measured::{Counts, Growth, Section, TestHmm};
 
 use crate::cost;
 use crate::counter;
+use crate::dmirror::Mirror;
 use crate::gpu::Gpu;
-use crate::region::{Pages, Region, HUGE};
+use crate::region::{Pages, Region, HUGE, PAGE};
 
 /// Measurements of which the middle one counts.
 const ROUNDS: usize = 9;
@@ -35,6 +38,20 @@ pub fn counts() -> Result<Counts> {
         growth,
         random: cost::random(|action| counter::count(action), 3)?,
         sections,
+    })
+}
+
+/// Counts what `lib/test_hmm` takes, which is loaded from the file `module`.
+///
+/// # Errors
+///
+/// Where something fails, or nobody counts.
+pub fn test_hmm(module: &Path) -> Result<TestHmm> {
+    counter::check()?;
+    let mirror = Mirror::of(module)?;
+    Ok(TestHmm {
+        move_2m: cost::peer(&mirror, |action| counter::count(action), HUGE, ROUNDS)?,
+        sections: test_hmm_sections(&mirror)?,
     })
 }
 
@@ -70,19 +87,45 @@ fn sections() -> Result<Vec<Section>> {
         let mut region = Region::new(HUGE, pages)?;
         region.fill();
         let plan = gpu.plan(&region.words_at(HUGE))?;
-        let mut section = |name: String, action: &dyn Fn() -> Result<()>| -> Result<()> {
-            sections.push(Section {
-                name,
-                number: counter::profile(action)?,
-            });
+        sections.push(section(format!("{what} to device"), || {
+            gpu.touch(&plan, 1)
+        })?);
+        sections.push(section(format!("{what}, there already"), || {
+            gpu.touch(&plan, 1)
+        })?);
+        sections.push(section(format!("{what} to system"), || {
+            region.read_each(PAGE);
             Ok(())
-        };
-        section(format!("{what} to device"), &|| gpu.touch(&plan, 1))?;
-        section(format!("{what}, there already"), &|| gpu.touch(&plan, 1))?;
-        section(format!("{what} to system"), &|| {
-            region.read_each(crate::region::PAGE);
-            Ok(())
-        })?;
+        })?);
     }
     Ok(sections)
+}
+
+/// The same with `lib/test_hmm`; to the device it is with the copy that the call ends with.
+fn test_hmm_sections(mirror: &Mirror) -> Result<Vec<Section>> {
+    let mut sections = Vec::new();
+    for (pages, what) in [
+        (Pages::Huge, "huge page"),
+        (Pages::Single, "512 single pages"),
+    ] {
+        let mut region = Region::new(HUGE, pages)?;
+        let mut copy = Region::new(HUGE, pages)?;
+        region.fill();
+        copy.fill();
+        sections.push(section(format!("test_hmm, {what} to device"), || {
+            mirror.migrate_to_device(&region, &mut copy)
+        })?);
+        sections.push(section(format!("test_hmm, {what} to system"), || {
+            region.read_each(PAGE);
+            Ok(())
+        })?);
+    }
+    Ok(sections)
+}
+
+fn section(name: String, action: impl FnOnce() -> Result<()>) -> Result<Section> {
+    Ok(Section {
+        name,
+        number: counter::profile(action)?,
+    })
 }

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
@@ -30,15 +31,28 @@ const MIGRATE_TO_DEV: u8 = 2;
 pub struct Mirror(File);
 
 impl Mirror {
-    /// Loads the module and opens its device.
+    /// Loads the kernel's module and opens its device.
     ///
     /// # Errors
     ///
     /// Where there is none.
     pub fn open() -> Result<Self> {
-        let loaded = Command::new("modprobe").arg("test_hmm").status();
-        let loaded = loaded.context("cannot run modprobe")?.success();
-        ensure!(loaded, "the kernel's module test_hmm cannot be loaded");
+        Self::load(Command::new("modprobe").arg("test_hmm"))
+    }
+
+    /// The same with a module that is a file.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not fit the kernel, or one is loaded.
+    pub fn of(module: &Path) -> Result<Self> {
+        Self::load(Command::new("insmod").arg(module))
+    }
+
+    fn load(command: &mut Command) -> Result<Self> {
+        let loaded = command.status();
+        let loaded = loaded.context("cannot run what loads modules")?.success();
+        ensure!(loaded, "the module test_hmm cannot be loaded");
         let file = File::options()
             .read(true)
             .write(true)

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::measured::{Counts, Drivers, Growth, Large, Metadata, Random, Times, Ways};
+use crate::measured::{Counts, Drivers, Growth, Large, Metadata, Random, Sizes, Times, Ways};
 
 /// A thing that was measured, beside the same thing of a peer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,6 +68,12 @@ impl Figure {
         let met = self.ratio.is_some_and(|ratio| ratio >= limit);
         self.aims(format!("ratio at least {limit}"), met)
     }
+
+    /// Aims at so many times the peer's, or less.
+    fn at_most_of_peer(self, limit: f64) -> Self {
+        let met = self.peer.is_some_and(|peer| self.tern <= peer * limit);
+        self.aims(format!("at most {limit} of the peer's"), met)
+    }
 }
 
 /// Instructions for a huge page, in either direction.
@@ -78,6 +84,9 @@ const FEWER_THAN_SINGLE: f64 = 20.0;
 const FEWER_THAN_TEST_HMM: f64 = 10.0;
 /// How many times fewer than for single pages, for the same in folios of 64 KiB.
 const LARGE_FEWER_THAN_SINGLE: f64 = 6.0;
+/// Instructions on the series, as a part of those on the kernel without it, where nobody asks for
+/// large folios.
+const MOST_OF_BASE: f64 = 1.01;
 /// Percent by which the cost of a huge page may differ.
 const GROWTH_PERCENT: f64 = 10.0;
 /// Percent of the time that is the copy.
@@ -87,9 +96,11 @@ const METADATA_KIB: f64 = 1024.0;
 /// Bytes of the device's page table for 1 GiB of single pages: 8 for each.
 const PAGE_TABLE: f64 = 8.0 * (1 << 18) as f64;
 
-/// All figures.
-pub fn figures(counts: &Counts, times: &Times) -> Vec<Figure> {
+/// All figures. `series` and `base` are what `lib/test_hmm` takes on the two kernels when it does
+/// not ask for large folios.
+pub fn figures(counts: &Counts, times: &Times, series: &Sizes, base: &Sizes) -> Vec<Figure> {
     let mut all = instructions(&counts.move_2m);
+    all.extend(unasked(series, base));
     all.extend(large(&counts.large, &counts.move_2m.tern.single));
     all.extend(growth(&counts.growth));
     all.extend(random(&counts.random, "instructions", 1.0));
@@ -127,6 +138,31 @@ fn instructions(of: &Drivers) -> Vec<Figure> {
             single.to_system,
         )
         .against(peer_single.to_system),
+    ]
+}
+
+/// `lib/test_hmm` with the series against the same without it.
+fn unasked(series: &Sizes, base: &Sizes) -> Vec<Figure> {
+    let figure = |name: &str, series, base| {
+        let name = format!("lib/test_hmm, {name}, against the base kernel");
+        Figure::new(name, "instructions", series)
+            .against(base)
+            .at_most_of_peer(MOST_OF_BASE)
+    };
+    let (huge, single) = (series.huge, series.single);
+    vec![
+        figure("huge page to device", huge.to_device, base.huge.to_device),
+        figure("huge page to system", huge.to_system, base.huge.to_system),
+        figure(
+            "512 single pages to device",
+            single.to_device,
+            base.single.to_device,
+        ),
+        figure(
+            "512 single pages to system",
+            single.to_system,
+            base.single.to_system,
+        ),
     ]
 }
 
@@ -289,7 +325,6 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measured::Sizes;
 
     fn ways(to_device: f64, to_system: f64) -> Ways {
         Ways {
@@ -348,6 +383,27 @@ mod tests {
             Some(2.0),
         ];
         assert_eq!(ratios, expected);
+    }
+
+    #[test]
+    fn one_percent_more_than_without_the_series_is_allowed() {
+        let base = Sizes {
+            huge: ways(1000.0, 1000.0),
+            single: ways(1000.0, 1000.0),
+        };
+        let series = Sizes {
+            huge: ways(1010.0, 1011.0),
+            single: ways(900.0, 1100.0),
+        };
+        let figures = unasked(&series, &base);
+        let met: Vec<_> = figures.iter().map(|figure| figure.met.unwrap()).collect();
+        assert_eq!(met, [true, false, true, false]);
+        assert!(figures.iter().all(|figure| figure.peer == Some(1000.0)));
+        // What cannot be compared is not reached.
+        assert_eq!(
+            Figure::new("x", "ms", 0.0).at_most_of_peer(1.0).met,
+            Some(false)
+        );
     }
 
     #[test]

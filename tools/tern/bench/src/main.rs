@@ -11,6 +11,7 @@ mod gpu;
 mod region;
 mod times;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -24,6 +25,11 @@ use clap::Parser;
 enum Arguments {
     /// Instructions, in a guest with one processor and the plugin tern-count.
     Counts,
+    /// Instructions of test_hmm alone, which needs no Tern GPU.
+    TestHmm {
+        /// File of the module, which is loaded in place of the kernel's own.
+        module: PathBuf,
+    },
     /// Times, and the memory that the driver takes.
     Times,
 }
@@ -41,6 +47,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let json = match arguments {
         Arguments::Counts => serde_json::to_string(&counts::counts()?)?,
+        Arguments::TestHmm { module } => serde_json::to_string(&counts::test_hmm(module)?)?,
         Arguments::Times => serde_json::to_string(&times::times()?)?,
     };
     println!("{json}");

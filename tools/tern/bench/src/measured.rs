@@ -84,6 +84,15 @@ pub struct Counts {
     pub sections: Vec<Section>,
 }
 
+/// Guest instructions of `lib/test_hmm` alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TestHmm {
+    /// For 2 MiB.
+    pub move_2m: Sizes,
+    /// What was profiled.
+    pub sections: Vec<Section>,
+}
+
 /// Kernel memory that is taken while memory is on the device, above its `struct page`s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metadata {

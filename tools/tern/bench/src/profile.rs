@@ -7,6 +7,8 @@ use std::fmt::Write;
 
 /// Addresses below are of programs.
 const KERNEL: u64 = 1 << 63;
+/// Addresses from here are of modules, on a kernel that is where it was linked to.
+const MODULES: u64 = 0xffff_ffff_a000_0000;
 
 /// Functions by address, from the kernel's `System.map`.
 #[derive(Debug)]
@@ -29,6 +31,9 @@ impl Symbols {
     fn name(&self, address: u64) -> &str {
         if address < KERNEL {
             return "(user space)";
+        }
+        if address >= MODULES {
+            return "(modules)";
         }
         let below = self.0.range(..=address).next_back();
         below.map_or("(unknown)", |(_, name)| name)
@@ -83,12 +88,14 @@ ffffffff81000104 10
 ffffffff81000200 7
 400000 3
 ffffffff80000000 1
+ffffffffa0000010 2
 ";
         let expected = [
             ("second", 30),
             ("third", 7),
             ("first", 5),
             ("(user space)", 3),
+            ("(modules)", 2),
             ("(unknown)", 1),
         ];
         assert_eq!(functions(profile, &symbols), expected);

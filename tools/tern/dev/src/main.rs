@@ -18,6 +18,7 @@ mod selftests;
 mod series;
 mod stamp;
 mod step;
+mod test_hmm;
 mod tool;
 
 use std::num::NonZeroUsize;
@@ -110,6 +111,9 @@ enum Command {
     },
     /// Measures what it costs to move memory, beside the kernel's own test device, on a kernel
     /// without checks; prints a table and writes build/bench.json
+    ///
+    /// What the series costs those who do not ask for large folios is measured on the kernels tern
+    /// and base, which are built for it.
     Bench {
         #[command(flatten)]
         machine: Machine,
