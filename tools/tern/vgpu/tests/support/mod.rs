@@ -642,11 +642,22 @@ impl Program {
             _directory: directory,
         };
         let end = Instant::now() + PATIENCE;
-        while !program.socket.exists() {
+        while !program.listens() {
             assert!(Instant::now() < end, "the program made no socket");
             std::thread::yield_now();
         }
         program
+    }
+
+    /// The socket is there a little before anybody can connect to it.
+    fn listens(&self) -> bool {
+        const ACCEPTS: &str = "00010000";
+        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+
+        sockets.lines().any(|line| {
+            let mut words = line.split_ascii_whitespace();
+            words.nth(3) == Some(ACCEPTS) && words.nth(3) == self.socket.to_str()
+        })
     }
 
     /// A guest of it, whose device is enabled.
