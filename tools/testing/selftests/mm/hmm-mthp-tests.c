@@ -127,6 +127,14 @@ static void only_order(const struct thp_settings *old, unsigned int order)
 	thp_write_settings(&settings);
 }
 
+static void give_huge_pages(bool give)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "hugepages-%lukB/enabled", area_size >> 10);
+	thp_write_string(path, give ? "always" : "never");
+}
+
 /* What is opened belongs to the process that does. */
 static bool open_files(struct mthp *m)
 {
@@ -203,7 +211,8 @@ FIXTURE_SETUP(hmm_mthp)
 	m->npages = 1UL << variant->order;
 	m->size = m->npages * page_size;
 	thp_read_settings(&m->old);
-	only_order(&m->old, m->order);
+	/* Huge pages are only given while a test asks for one. */
+	only_order(&m->old, m->order == area_order ? NR_ORDERS : m->order);
 	ASSERT_EQ(give_whole(m), 0);
 }
 
@@ -301,8 +310,8 @@ again:
 		if (pfn_of(m, ptr + (i - i % nr) * page_size) != first)
 			goto again;
 		fprintf(stderr,
-			"# page %lu: order %u, pfn %lx behind %lx, %s, in place of order %u, %s\n",
-			i, of_folio, pfn, first,
+			"# page %lu: order %u, entry %llx behind pfn %lx, %s, in place of order %u, %s\n",
+			i, of_folio, (unsigned long long)entry, first,
 			is_on_device(entry) ? "device" : "system", order,
 			device ? "device" : "system");
 		return false;
@@ -325,6 +334,19 @@ static bool device_holds(const struct mthp *m, char *ptr, unsigned int seed)
 	return device_holds_from(m, ptr, 0, m->npages, seed);
 }
 
+/*
+ * Writes what may not be there. As long as faults give huge pages, khugepaged looks for
+ * PTEs to make more of, so there are to be none of these by then.
+ */
+static void fill_new(const struct mthp *m, char *ptr, unsigned int seed)
+{
+	if (m->order == area_order)
+		give_huge_pages(true);
+	fill(ptr, m->npages, seed);
+	if (m->order == area_order)
+		give_huge_pages(false);
+}
+
 /* Memory of one folio, which PTEs map, in system memory. */
 static char *folio_in_sys(const struct mthp *m, unsigned int seed)
 {
@@ -332,7 +354,7 @@ static char *folio_in_sys(const struct mthp *m, unsigned int seed)
 
 	if (!ptr)
 		return NULL;
-	fill(ptr, m->npages, seed);
+	fill_new(m, ptr, seed);
 	if (m->order == area_order && split_pmd(ptr))
 		return NULL;
 	return are(m, ptr, m->npages, false, m->order) ? ptr : NULL;
@@ -1373,7 +1395,7 @@ TEST_F_TIMEOUT(hmm_mthp, hole, 60)
 			EXPECT_TRUE(device_holds(m, ptr, 0));
 			EXPECT_TRUE(holds(ptr, m->npages, 0));
 		}
-		fill(ptr, m->npages, 1);
+		fill_new(m, ptr, 1);
 		EXPECT_TRUE(device_holds(m, ptr, 1));
 		EXPECT_TRUE(are(m, ptr, m->npages, false, order));
 		ASSERT_EQ(munmap(ptr, m->size), 0);
