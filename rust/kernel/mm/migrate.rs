@@ -170,6 +170,9 @@ impl Slot {
     /// As for [`Slot::folio`].
     #[inline]
     unsafe fn order(self) -> u32 {
+        if !self.has(COMPOUND) {
+            return 0;
+        }
         // SAFETY: The entry is a hole, or by the safety requirements its page is part of a folio
         // that is referenced and locked, and so is not split meanwhile.
         unsafe { bindings::migrate_pfn_order(self.0) }
@@ -571,21 +574,18 @@ fn release(slot: &mut usize) {
     }
 }
 
-/// Walks the destinations that are set in the slots `range` of `dst`, from folio to folio, with the
-/// number of the first slot of each.
+/// Walks the destinations that are set in `dst`, from folio to folio, with the number of the first
+/// slot of each.
 ///
 /// # Safety
 ///
 /// The slots must own locks and references of their folios during `'a`.
-unsafe fn destinations<'a>(
-    dst: &'a [usize],
-    range: Range<usize>,
-) -> impl Iterator<Item = (usize, &'a Folio)> {
-    let mut next = range.start;
+unsafe fn destinations<'a>(dst: &'a [usize]) -> impl Iterator<Item = (usize, &'a Folio)> {
+    let mut next = 0;
 
     iter::from_fn(move || {
-        while next < range.end {
-            let (index, slot) = (next, Slot(dst[next]));
+        while let Some(&slot) = dst.get(next) {
+            let (index, slot) = (next, Slot(slot));
 
             // SAFETY: By the safety requirements.
             next += 1 << unsafe { slot.order() };
@@ -636,22 +636,23 @@ impl<'a, K: Kind> Collected<'a, K> {
 
     /// Walks the destinations that are set, with the memory to be copied to each.
     pub fn copies(&self) -> impl Iterator<Item = Copy<'_>> {
-        let dst = &*self.0.dst;
+        // SAFETY: The slots of destinations own their folios, and `self` is borrowed.
+        let set = unsafe { destinations(self.0.dst) };
+        let mut sources = self.sources();
+        let mut source = sources.next();
 
-        self.sources().flat_map(move |source| {
-            let last = usize::min(source.index + source.nr_pages(), dst.len());
+        set.filter_map(move |(index, dst)| {
+            // Both are in order, and each destination lies in the slots of a source.
+            while source.is_some_and(|source| source.index + source.nr_pages() <= index) {
+                source = sources.next();
+            }
+            let source = source.filter(|source| source.index <= index)?;
+            let src = source
+                .pfn()
+                .zip(source.folio())
+                .map(|(pfn, folio)| (folio, pfn - folio.pfn() + index - source.index));
 
-            // SAFETY: The slots of destinations own their folios, and `dst` is borrowed.
-            let set = unsafe { destinations(dst, source.index..last) };
-
-            set.map(move |(index, dst)| {
-                let src = source
-                    .pfn()
-                    .zip(source.folio())
-                    .map(|(pfn, folio)| (folio, pfn - folio.pfn() + index - source.index));
-
-                Copy { index, src, dst }
-            })
+            Some(Copy { index, src, dst })
         })
     }
 
@@ -688,7 +689,7 @@ impl<K: Kind> Migrated<'_, K> {
     pub fn outcomes(&self) -> impl Iterator<Item = Outcome<'_>> {
         let Migration { src, dst, .. } = &self.0;
         // SAFETY: The slots of destinations own their folios, and `self` is borrowed.
-        let set = unsafe { destinations(dst, 0..dst.len()) };
+        let set = unsafe { destinations(dst) };
 
         set.map(|(index, dst)| {
             let src = Slot(src[index]);
@@ -983,7 +984,7 @@ mod tests {
         let mut found = KVec::new();
 
         // SAFETY: The slots own their folios, and are borrowed.
-        for (index, folio) in unsafe { destinations(dst, 0..dst.len()) } {
+        for (index, folio) in unsafe { destinations(dst) } {
             found.push((index, folio.order()), GFP_KERNEL)?;
         }
         dst.iter_mut().for_each(release);

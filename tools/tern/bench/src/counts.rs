@@ -15,6 +15,8 @@ use crate::region::{Pages, Region, HUGE, PAGE};
 
 /// Measurements of which the middle one counts.
 const ROUNDS: usize = 9;
+/// A page somewhere in a huge page, for a profile of it alone.
+const LONE_PAGE: usize = 100;
 /// Sizes in MiB.
 const SIZES: [usize; 5] = [64, 128, 256, 512, 1024];
 
@@ -75,7 +77,7 @@ fn growth(mib: usize) -> Result<Growth> {
     })
 }
 
-/// Profiles the two directions.
+/// Profiles the two directions, and a page that is in no order with others.
 fn sections() -> Result<Vec<Section>> {
     let gpu = Gpu::new()?;
     let mut sections = Vec::new();
@@ -98,6 +100,13 @@ fn sections() -> Result<Vec<Section>> {
             Ok(())
         })?);
     }
+
+    let mut region = Region::new(HUGE, Pages::Single)?;
+    region.fill_page(LONE_PAGE);
+    let plan = gpu.plan(&[region.word(LONE_PAGE)])?;
+    sections.push(section("page among holes to device".into(), || {
+        gpu.touch(&plan, 1)
+    })?);
     Ok(sections)
 }
 

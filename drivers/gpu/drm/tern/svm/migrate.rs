@@ -300,6 +300,10 @@ fn set_device(
         let get = |_, order| alloc(order).ok_or(AllocError);
         return set_largest(entry, vm.moves_large, get).is_ok();
     }
+    // Most holes of a block are single pages that nobody wants.
+    if !(index..index + entry.nr_pages()).any(&is_wanted) {
+        return false;
+    }
     let orders = hole_orders(vm, vma, entry.order());
     entry.fill(|page| {
         let fits = |&order: &u32| {
