@@ -166,7 +166,7 @@ static inline int hold_resume(int fd)
 }
 
 /* What the device sees of each page: HMM_DMIRROR_PROT_*. */
-static inline const unsigned char *snapshot(int fd, void *ptr, unsigned long npages)
+static inline unsigned char *snapshot(int fd, void *ptr, unsigned long npages)
 {
 	static unsigned char perms[2048];
 

@@ -60,8 +60,11 @@ TEST_F(move, huge_page_whole_there_and_back)
 
 #define AROUND	(16 * PAGE)	/* what a CPU fault on a single page brings back */
 
-/* The CPU faults of reading @p, which is moved to the device before, in the order of @place. */
-static __u64 faults_of_reading(struct tern *t, unsigned long *p,
+/*
+ * The CPU faults of reading @p in the order of @place, after the device has
+ * added one to it for the @round-th time; none if something else is read.
+ */
+static __u64 faults_of_reading(struct tern *t, unsigned long *p, unsigned long round,
 			       unsigned long (*place)(unsigned long i))
 {
 	const unsigned long groups = HUGE_PAGE / AROUND;
@@ -70,8 +73,12 @@ static __u64 faults_of_reading(struct tern *t, unsigned long *p,
 	if (tern_add_one(t, p, HUGE_PAGE) != DRM_TERN_RESULT_OK)
 		return 0;
 	before = tern_stats(t).cpu_faults;
-	for (unsigned long i = 0; i < groups; i++)
-		*(volatile unsigned long *)(p + place(i) * WORDS(AROUND));
+	for (unsigned long i = 0; i < groups; i++) {
+		unsigned long at = place(i) * WORDS(AROUND);
+
+		if (p[at] != tern_pattern(at) + round)
+			return 0;
+	}
 	return tern_stats(t).resident_bytes ? 0 : tern_stats(t).cpu_faults - before;
 }
 
@@ -98,10 +105,10 @@ TEST_F(move, single_pages_read_in_order)
 	unsigned long *p = tern_filled(t, HUGE_PAGE, MADV_NOHUGEPAGE);
 
 	ASSERT_NE(NULL, p);
-	EXPECT_EQ(3, faults_of_reading(t, p, upwards));
-	EXPECT_EQ(HUGE_PAGE / AROUND, faults_of_reading(t, p, downwards));
+	EXPECT_EQ(3, faults_of_reading(t, p, 1, upwards));
+	EXPECT_EQ(HUGE_PAGE / AROUND, faults_of_reading(t, p, 2, downwards));
 	/* The third fault of the lower half brings the upper one, too. */
-	EXPECT_EQ(5, faults_of_reading(t, p, by_turns));
+	EXPECT_EQ(5, faults_of_reading(t, p, 3, by_turns));
 	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 3));
 }
 
