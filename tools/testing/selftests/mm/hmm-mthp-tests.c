@@ -9,6 +9,7 @@
  */
 
 #include "hmm-large.h"
+#include "nbd-swap.h"
 
 #include <linux/userfaultfd.h>
 #include <sys/prctl.h>
@@ -20,6 +21,7 @@
 
 #define MIN_ORDER	2
 #define MAX_ORDER	9
+#define KPF_WRITEBACK	BIT_ULL(8)
 #define KPF_SWAPCACHE	BIT_ULL(13)
 
 /* How a folio migrates; all but the first start on the device. */
@@ -1172,6 +1174,64 @@ TEST_F_TIMEOUT(hmm_mthp, in_swap_cache, 60)
 	EXPECT_TRUE(device_holds(m, ptr, 2));
 	close(fds[1]);
 	EXPECT_TRUE(all_exited_well());
+}
+
+static bool is_under_writeback(const struct mthp *m, char *ptr)
+{
+	uint64_t flags;
+
+	return !pageflags_get(pfn_of(m, ptr), m->kpageflags, &flags) &&
+	       flags & KPF_WRITEBACK;
+}
+
+/* Starts to write a folio to swap, and maps it again before that has come to its end. */
+static bool while_written(const struct mthp *m, char *ptr)
+{
+	return !madvise(ptr, m->size, MADV_PAGEOUT) &&
+	       pagemap_is_swapped(m->pagemap, ptr) && holds(ptr, m->npages, 1) &&
+	       are(m, ptr, m->npages, false, m->order) && is_under_writeback(m, ptr);
+}
+
+static bool stays_while_written(const struct mthp *m, char *ptr, enum destination given)
+{
+	const unsigned long pfn = pfn_of(m, ptr);
+	bool ok;
+
+	ok = CHECK(!give(m, given, HMM_DMIRROR_INJECT_LARGE)) &&
+	     CHECK(to_dev(m->fd, ptr, m->npages) == -ENOENT);
+	return CHECK(!give_whole(m)) && ok && CHECK(pfn_of(m, ptr) == pfn) &&
+	       CHECK(are(m, ptr, m->npages, false, m->order)) &&
+	       CHECK(is_under_writeback(m, ptr));
+}
+
+/* It stays, whole, until it has been written, whatever there is for it. */
+TEST_F_TIMEOUT(hmm_mthp, under_writeback, 60)
+{
+	const struct mthp *m = &self->mthp;
+	enum destination given;
+	struct nbd_swap swap;
+	char *ptr;
+
+	if (!nbd_swap_start(&swap))
+		SKIP(return, "no network block device to swap to");
+	/* No other processor keeps the folio in a batch for the LRU lists. */
+	EXPECT_TRUE(cpus_pin(0));
+	ptr = folio_in_sys(m, 1);
+	EXPECT_NE(ptr, NULL);
+	EXPECT_TRUE(nbd_swap_hold(&swap, true));
+	EXPECT_TRUE(ptr && while_written(m, ptr));
+	for (given = GIVEN_SAME; ptr && given < GIVEN_NONE; given++) {
+		EXPECT_TRUE(stays_while_written(m, ptr, given));
+		EXPECT_TRUE(holds(ptr, m->npages, given + 1));
+		fill(ptr, m->npages, given + 2);
+	}
+	nbd_swap_stop(&swap);
+	ASSERT_NE(ptr, NULL);
+
+	EXPECT_FALSE(is_under_writeback(m, ptr));
+	EXPECT_TRUE(migrates(m, ptr, WAY_TO_DEV, GIVEN_SAME));
+	EXPECT_TRUE(device_holds(m, ptr, GIVEN_NONE + 1));
+	EXPECT_TRUE(holds(ptr, m->npages, GIVEN_NONE + 1));
 }
 
 /*
