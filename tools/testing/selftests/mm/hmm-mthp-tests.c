@@ -266,17 +266,24 @@ static unsigned long pfn_of(const struct mthp *m, char *ptr)
 	return entry_pfn(pagemap_get_entry(m->pagemap, ptr));
 }
 
-/* The kernel's own flags; it has none for the memory of devices. */
-static bool part_flags_are(const struct mthp *m, unsigned long pfn, unsigned long i,
-			   unsigned int order)
+/* The kernel's own flags of a folio's first pages; it has none for the memory of devices. */
+static bool parts_are(const struct mthp *m, unsigned long pfn, unsigned long npages,
+		      unsigned int order)
 {
 	const __u64 mask = KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL;
-	uint64_t expected = 0, flags;
+	const ssize_t bytes = npages * sizeof(__u64);
+	__u64 flags[HMM_DMIRROR_MAX_PAGES];
+	unsigned long i;
 
-	if (order)
-		expected = i ? KPF_COMPOUND_TAIL : KPF_COMPOUND_HEAD;
-	return !pageflags_get(pfn, m->kpageflags, &flags) &&
-	       (flags & mask) == expected;
+	if (pread(m->kpageflags, flags, bytes, pfn * sizeof(__u64)) != bytes)
+		return false;
+	for (i = 0; i < npages; i++) {
+		const __u64 part = i ? KPF_COMPOUND_TAIL : KPF_COMPOUND_HEAD;
+
+		if ((flags[i] & mask) != (order ? part : 0))
+			return false;
+	}
+	return true;
 }
 
 /*
@@ -287,34 +294,42 @@ static bool are(const struct mthp *m, char *ptr, unsigned long npages,
 		bool device, unsigned int order)
 {
 	unsigned char orders[HMM_DMIRROR_MAX_PAGES];
+	__u64 entries[HMM_DMIRROR_MAX_PAGES];
+	const ssize_t bytes = npages * sizeof(__u64);
 	const unsigned long nr = 1UL << order;
 	unsigned long i, first = 0;
+	bool whole = false;
 
 	if (!npages)
 		return true;
 again:
 	if (device_range(m->fd, HMM_DMIRROR_ORDERS, ptr, npages, orders))
 		return CHECK(!"the device can tell the orders");
+	if (pread(m->pagemap, entries, bytes,
+		  (uintptr_t)ptr / page_size * sizeof(__u64)) != bytes)
+		return CHECK(!"pagemap can be read");
 
 	for (i = 0; i < npages; i++) {
-		__u64 entry = pagemap_get_entry(m->pagemap, ptr + i * page_size);
 		unsigned int of_folio = HMM_DMIRROR_ORDER_OF_FOLIO(orders[i]);
-		unsigned long pfn = entry_pfn(entry);
+		unsigned long pfn = entry_pfn(entries[i]);
 
-		if (!(i % nr))
+		if (!(i % nr)) {
+			const unsigned long left = npages - i;
+
 			first = pfn;
-		if (orders[i] != HMM_DMIRROR_ORDER_NONE && of_folio == order &&
-		    is_on_device(entry) == device && !(first % nr) &&
-		    pfn == first + i % nr &&
-		    (device || part_flags_are(m, pfn, i % nr, order)))
+			whole = !(first % nr) &&
+				(device || parts_are(m, pfn, left < nr ? left : nr, order));
+		}
+		if (whole && orders[i] != HMM_DMIRROR_ORDER_NONE && of_folio == order &&
+		    is_on_device(entries[i]) == device && pfn == first + i % nr)
 			continue;
 		/* The kernel has moved the folio meanwhile, to have room somewhere. */
 		if (pfn_of(m, ptr + (i - i % nr) * page_size) != first)
 			goto again;
 		fprintf(stderr,
 			"# page %lu: order %u, entry %llx behind pfn %lx, %s, in place of order %u, %s\n",
-			i, of_folio, (unsigned long long)entry, first,
-			is_on_device(entry) ? "device" : "system", order,
+			i, of_folio, (unsigned long long)entries[i], first,
+			is_on_device(entries[i]) ? "device" : "system", order,
 			device ? "device" : "system");
 		return false;
 	}

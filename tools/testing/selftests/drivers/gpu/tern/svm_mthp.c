@@ -3,13 +3,18 @@
  * Large folios that are mapped by PTEs move to the device and back whole, at every order. With
  * tern.mthp=0 on the kernel's command line they are split. Needs root.
  */
+#include <linux/userfaultfd.h>
 #include <stdbool.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "kselftest_harness.h"
+#include "../../../mm/nbd-swap.h"
 #include "tern_pci.h"
 
 /* Bits of /proc/PID/pagemap and of /proc/kpageflags. */
 #define PAGEMAP_PRESENT 0x8000000000000000ULL
+#define PAGEMAP_UFFD_WP 0x0200000000000000ULL
 #define PAGEMAP_PFN 0x007fffffffffffffULL
 #define KPF_COMPOUND_HEAD 0x8000ULL
 #define KPF_COMPOUND_TAIL 0x10000ULL
@@ -275,6 +280,172 @@ TEST_F(mthp, fork)
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
 	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 2));
+}
+
+/* What is shared since before it moves is written by the device for one of the two only. */
+TEST_F(mthp, fork_before)
+{
+	unsigned long *p = filled(self);
+	int fds[2];
+	pid_t pid;
+	char c;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, pipe(fds));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		/* Until the parent closes it. */
+		close(fds[1]);
+		if (read(fds[0], &c, 1) || tern_check_pattern(p, BYTES, 0) != -1)
+			_exit(1);
+		memset(p, 0xa5, BYTES);
+		_exit(0);
+	}
+	close(fds[0]);
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
+	close(fds[1]);
+	EXPECT_TRUE(tern_child_ok(pid));
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 2));
+}
+
+/* The folio that somebody holds a page of stays, whole, and is used where it is. */
+TEST_F(mthp, held_by_a_pipe)
+{
+	unsigned long *p = filled(self);
+	struct iovec part = { .iov_base = p, .iov_len = PAGE };
+	unsigned long seen[WORDS(PAGE)];
+	int fds[2];
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, pipe(fds));
+	ASSERT_EQ(PAGE, vmsplice(fds[1], &part, 1, 0));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
+	EXPECT_MOVED(to_device, NR_PAGES - self->pages, 0);
+	EXPECT_EQ(-1, not_in_folios(p, self->pages, self->pages));
+	ASSERT_EQ(PAGE, read(fds[0], seen, PAGE));
+	EXPECT_EQ(-1, tern_check_pattern(seen, PAGE, 1));
+	close(fds[0]);
+	close(fds[1]);
+
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
+	EXPECT_MOVED(to_system, NR_PAGES - self->pages, 0);
+}
+
+/* All of them stay, whole, until they have been written to swap. */
+TEST_F(mthp, under_writeback)
+{
+	unsigned long *p = filled(self);
+	struct nbd_swap swap;
+
+	ASSERT_NE(NULL, p);
+	if (!nbd_swap_start(&swap))
+		SKIP(return, "no network block device to swap to");
+	EXPECT_TRUE(nbd_swap_hold(&swap, true));
+	EXPECT_EQ(0, madvise(p, BYTES, MADV_PAGEOUT));
+	EXPECT_NE(-1, not_in_folios(p, NR_PAGES, self->pages));
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 0));
+	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->pages));
+
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
+	EXPECT_MOVED(to_device, 0, 0);
+	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->pages));
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
+	nbd_swap_stop(&swap);
+
+	/* The device asks for it again. */
+	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ));
+	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
+	EXPECT_MOVED(to_device, NR_PAGES, 0);
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 2));
+}
+
+/* Every third page is write-protected by userfaultfd: 0, or what went wrong. */
+static int protect_by_userfaultfd(int uffd, char *p)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = {
+		.range = { (uintptr_t)p, BYTES },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+
+	if (ioctl(uffd, UFFDIO_API, &api) || ioctl(uffd, UFFDIO_REGISTER, &range))
+		return -errno;
+	for (unsigned long i = 0; i < NR_PAGES; i += 3) {
+		struct uffdio_writeprotect protect = {
+			.range = { (uintptr_t)p + i * PAGE, PAGE },
+			.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+		};
+
+		if (ioctl(uffd, UFFDIO_WRITEPROTECT, &protect))
+			return -errno;
+	}
+	return 0;
+}
+
+/* The first page that is protected though it is not a third one, or not though it is; or -1. */
+static long not_protected(const void *p)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	long page = pagemap < 0 ? 0 : -1;
+
+	for (unsigned long i = 0; page < 0 && i < NR_PAGES; i++) {
+		__u64 entry = page_word(pagemap, (uintptr_t)p / PAGE + i);
+
+		if (!(entry & PAGEMAP_UFFD_WP) != !!(i % 3))
+			page = i;
+	}
+	close(pagemap);
+	return page;
+}
+
+/* The protection of single pages goes with the folio, and comes back with it. */
+TEST_F(mthp, userfaultfd_write_protect)
+{
+	unsigned long *p = filled(self), *any = tern_map(&self->t, PAGE, MADV_NOHUGEPAGE);
+	struct kernel_args args = { .p = p, .out = any, .count = WORDS(BYTES) };
+	unsigned long expected = 0;
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	ASSERT_NE(NULL, p);
+	ASSERT_NE(NULL, any);
+	if (uffd < 0 || protect_by_userfaultfd(uffd, (char *)p))
+		SKIP(return, "the kernel has no write protection by userfaultfd");
+	for (unsigned long i = 0; i < WORDS(BYTES); i++)
+		expected |= tern_pattern(i);
+
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_OR, args));
+	EXPECT_MOVED(to_device, NR_PAGES, 1);
+	EXPECT_EQ(-1, not_protected(p));
+	EXPECT_EQ(expected, *any);
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 0));
+	EXPECT_MOVED(to_system, NR_PAGES, 1);
+	EXPECT_EQ(-1, not_protected(p));
+	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->moved));
+
+	/* With it the protection ends. */
+	close(uffd);
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
+}
+
+/* Without a page in system memory, those of its folio that are left move one by one. */
+TEST_F(mthp, partly_unmapped)
+{
+	unsigned long *p = filled(self), *rest = p + WORDS(2 * PAGE);
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, munmap(p + WORDS(PAGE), PAGE));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, PAGE));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, rest, BYTES - 2 * PAGE));
+	EXPECT_MOVED(to_device, NR_PAGES - self->pages, self->pages - 1);
+	EXPECT_EQ(-1, tern_check_pattern(p, PAGE, 1));
+	for (unsigned long i = WORDS(2 * PAGE); i < WORDS(BYTES); i++)
+		ASSERT_EQ(tern_pattern(i) + 1, p[i]);
+	EXPECT_MOVED(to_system, NR_PAGES - self->pages, self->pages - 1);
 }
 
 /* The folio that loses a page on the device is split, the others are not. */
