@@ -4,7 +4,6 @@
 
 use core::sync::atomic::{
     AtomicBool,
-    AtomicUsize,
     Ordering, //
 };
 
@@ -27,22 +26,20 @@ use kernel::{
             VmFault, //
         },
     },
-    new_spinlock, new_work,
+    new_spinlock,
     prelude::*,
     sync::{
         aref::ARef,
         Arc,
         ArcBorrow,
+        Completion,
         SpinLock, //
-    },
-    time::{
-        delay::fsleep,
-        Delta, //
     },
     workqueue::{
         self,
-        impl_has_work,
-        Work,
+        impl_has_delayed_work,
+        new_delayed_work,
+        DelayedWork,
         WorkItem, //
     },
 };
@@ -88,38 +85,86 @@ pub(crate) struct Memory {
 #[pin_data]
 struct Leftover {
     #[pin]
-    memory: SpinLock<Option<Arc<DeviceMemory>>>,
+    state: SpinLock<LeftoverState>,
+    /// Its memory is gone.
     #[pin]
-    end: Work<Leftover>,
+    ended: Completion,
+    #[pin]
+    end: DelayedWork<Leftover>,
 }
 
-impl_has_work! {
-    impl HasWork<Self> for Leftover { self.end }
+struct LeftoverState {
+    /// The memory, from when its device is gone until it is itself.
+    memory: Option<Arc<DeviceMemory>>,
+    /// The one behind it among [`LEFTOVERS`].
+    next: Option<Arc<Leftover>>,
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self> for Leftover { self.end }
 }
 
 impl WorkItem for Leftover {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        let memory = this.memory.lock().take();
+        let memory = this.state.lock().memory.take();
 
         if let Some(memory) = memory {
             drop(memory);
-            LEFTOVERS.fetch_sub(1, Ordering::Release);
+            this.ended.complete_all();
         }
     }
 }
 
-/// How many there are.
-static LEFTOVERS: AtomicUsize = AtomicUsize::new(0);
+impl Leftover {
+    fn new() -> Result<Arc<Self>> {
+        let state = LeftoverState {
+            memory: None,
+            next: None,
+        };
 
-/// Keeps the driver's code, by the end of its module, for as long as folios are freed by it.
-pub(crate) struct KeepForLeftovers;
+        Arc::pin_init(
+            pin_init!(Self {
+                state <- new_spinlock!(state, "tern::Leftover"),
+                ended <- Completion::new(),
+                end <- new_delayed_work!("tern::Leftover::end"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+}
 
-impl Drop for KeepForLeftovers {
+kernel::sync::global_lock! {
+    // SAFETY: `Leftovers::new()` initialises it before the module has a driver.
+    /// The first of all that there have been: each leads to the next, so that nothing has to be
+    /// allocated where a device goes.
+    unsafe(uninit) static LEFTOVERS: Mutex<Option<Arc<Leftover>>> = None;
+}
+
+/// Keeps the driver's code, at the end of its module, for as long as folios are freed by it.
+pub(crate) struct Leftovers(());
+
+impl Leftovers {
+    /// # Safety
+    ///
+    /// Must be called once, before the driver is registered.
+    pub(crate) unsafe fn new() -> Self {
+        // SAFETY: By the requirement on the caller.
+        unsafe { LEFTOVERS.init() };
+        Self(())
+    }
+}
+
+impl Drop for Leftovers {
     fn drop(&mut self) {
-        while LEFTOVERS.load(Ordering::Acquire) > 0 {
-            fsleep(Delta::from_millis(100));
+        let mut first = LEFTOVERS.lock().take();
+
+        while let Some(leftover) = first {
+            leftover.ended.wait_for_completion();
+            // The work item itself is code of the driver, too.
+            leftover.end.flush();
+            first = leftover.state.lock().next.take();
         }
     }
 }
@@ -134,13 +179,7 @@ impl Memory {
         let vram = Vram::new(vram_size)?;
         let monitor = Arc::new(Monitor::new(dev)?, GFP_KERNEL)?;
         let pages = usize::try_from(vram_size >> 12)? & !((1 << crate::vram::MAX_ORDER) - 1);
-        let leftover = Arc::pin_init(
-            pin_init!(Leftover {
-                memory <- new_spinlock!(None, "tern::Leftover"),
-                end <- new_work!("tern::Leftover::end"),
-            }),
-            GFP_KERNEL,
-        )?;
+        let leftover = Leftover::new()?;
         let memory = try_pin_init!(Self {
             dev: dev.into(),
             copies,
@@ -193,8 +232,11 @@ impl Memory {
                 drop(Folio::lock(folio));
             }
         }
-        LEFTOVERS.fetch_add(1, Ordering::Relaxed);
-        *memory.leftover.memory.lock() = Some(memory.clone());
+        let next = LEFTOVERS.lock().replace(memory.leftover.clone());
+        *memory.leftover.state.lock() = LeftoverState {
+            memory: Some(memory.clone()),
+            next,
+        };
         memory.end_leftover();
     }
 

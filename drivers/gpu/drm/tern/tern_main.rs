@@ -40,7 +40,7 @@ use kernel::{
 
 use crate::{
     driver::TernDriver,
-    memory::KeepForLeftovers, //
+    memory::Leftovers, //
 };
 
 /// Fields are dropped in this order.
@@ -48,14 +48,15 @@ use crate::{
 struct TernModule {
     #[pin]
     driver: Registration<pci::Adapter<TernDriver>>,
-    keep: KeepForLeftovers,
+    leftovers: Leftovers,
 }
 
 impl InPlaceModule for TernModule {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            // SAFETY: This is called once, and before the line below.
+            leftovers: unsafe { Leftovers::new() },
             driver <- Registration::new(<Self as ModuleMetadata>::NAME, module),
-            keep: KeepForLeftovers,
         })
     }
 }
