@@ -71,7 +71,9 @@ FIXTURE_SETUP(mthp)
 	if (ret == -ENODEV)
 		SKIP(return, "no Tern device in /dev/dri");
 	ASSERT_EQ(0, ret);
-	ASSERT_EQ(0, tern_choose_order(&self->old, variant->order));
+	/* Huge pages are only given while a test asks for some. */
+	ASSERT_EQ(0, tern_choose_order(&self->old,
+				       variant->order == TERN_MAX_ORDER ? 0 : variant->order));
 	self->pages = 1UL << variant->order;
 	self->moved = driver_splits() ? 1 : self->pages;
 	self->before = tern_stats(&self->t);
@@ -138,12 +140,30 @@ static int map_by_ptes(char *p)
 	return mprotect(p + PAGE, PAGE, PROT_READ | PROT_WRITE) ? -errno : 0;
 }
 
+/*
+ * Has the system give huge pages, or not. Where it does, khugepaged makes them, too, of PTEs that
+ * a test has made of one.
+ */
+static int give_huge_pages(bool give)
+{
+	char path[96];
+
+	tern_order_path(TERN_MAX_ORDER, path, sizeof(path));
+	return tern_put(path, give ? "always" : "never");
+}
+
 /* BYTES with the pattern, in folios of the order, which PTEs map; NULL on failure. */
 static unsigned long *filled(struct _test_data_mthp *o)
 {
-	unsigned long *p = tern_filled(&o->t, BYTES, MADV_NORMAL);
+	const bool huge = o->pages == NR_PAGES;
+	unsigned long *p;
 
-	if (!p || (o->pages == NR_PAGES && map_by_ptes((char *)p)))
+	if (huge && give_huge_pages(true))
+		return NULL;
+	p = tern_filled(&o->t, BYTES, MADV_NORMAL);
+	if (huge && give_huge_pages(false))
+		return NULL;
+	if (!p || (huge && map_by_ptes((char *)p)))
 		return NULL;
 	return not_in_folios(p, NR_PAGES, o->pages) == -1 ? p : NULL;
 }
@@ -247,8 +267,10 @@ TEST_F(mthp, holes)
 	struct kernel_args args = { .count = WORDS(BYTES), .value = 3 };
 
 	/* A huge page is no matter of PTEs. */
-	if (self->pages == NR_PAGES)
+	if (self->pages == NR_PAGES) {
 		self->moved = NR_PAGES;
+		ASSERT_EQ(0, give_huge_pages(true));
+	}
 	args.p = tern_map(&self->t, BYTES, MADV_NORMAL);
 	ASSERT_NE(NULL, args.p);
 	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_FILL, args));
