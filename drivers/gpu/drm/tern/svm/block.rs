@@ -157,6 +157,9 @@ pub(crate) struct Block {
     pub(crate) read: PageSet,
     /// Pages that it wants to write.
     pub(crate) write: PageSet,
+    /// Pages of areas that can move but of which it wants nothing. They are not mapped where they
+    /// are: otherwise it would never ask for them, and they would stay there.
+    others: PageSet,
 }
 
 impl Block {
@@ -166,13 +169,27 @@ impl Block {
             start: addr & !(BLOCK_SIZE - 1),
             read: PageSet::default(),
             write: PageSet::default(),
+            others: PageSet::default(),
         }
+    }
+
+    /// The same block with nothing wanted.
+    pub(crate) fn present(&self) -> Self {
+        Self {
+            others: self.others,
+            ..Self::at(self.start)
+        }
+    }
+
+    /// Says that nothing is wanted of `addresses`, which lie in the block, though they can move.
+    pub(crate) fn leave(&mut self, addresses: &Range<usize>) {
+        let pages = self.pages(addresses);
+        self.others.insert_run(pages);
     }
 
     /// Adds all of `addresses`, which lie in the block, for an access of kind `ACCESS_*`.
     pub(crate) fn want_all(&mut self, addresses: &Range<usize>, access: u32) {
-        let page = |addr| (addr - self.start) / PAGE_SIZE;
-        let pages = page(addresses.start)..page(addresses.end);
+        let pages = self.pages(addresses);
 
         if is_write(access) {
             self.write.insert_run(pages);
@@ -203,6 +220,12 @@ impl Block {
     /// Addresses of the block.
     pub(crate) fn range(&self) -> Range<usize> {
         self.start..self.start + BLOCK_SIZE
+    }
+
+    /// Pages at addresses of the block.
+    fn pages(&self, addresses: &Range<usize>) -> Range<usize> {
+        let page = |addr| (addr - self.start) / PAGE_SIZE;
+        page(addresses.start)..page(addresses.end)
     }
 
     /// Addresses of pages of the block.
@@ -306,7 +329,7 @@ impl Installer {
     }
 
     /// Lets the device reach what it wants of `block`, wherever that is, and whatever else of it
-    /// is there already.
+    /// is there already, but for what it is to ask for first.
     ///
     /// Returns the pages that the process itself may not access like that, or that the device
     /// cannot reach. A page that cannot be had now is not among them: the device faults again. May
@@ -394,8 +417,9 @@ impl Installer {
             .fault_unlocked(mm, timeout(), &mut self.buf)?
             .lock()?;
         let mut runs = 0;
+        let is_other = |entry: &hmm::Entry<'_>| block.others.contains(entry.index());
         let (table, entries) = stable.parts();
-        for entry in entries {
+        for entry in entries.filter(|entry| !is_other(entry)) {
             let target = target(memory, &entry);
 
             runs += usize::from(target.vram.is_none());
@@ -407,7 +431,7 @@ impl Installer {
 
         let mut unreachable = PageSet::default();
         let (table, entries) = stable.parts();
-        for entry in entries {
+        for entry in entries.filter(|entry| !is_other(entry)) {
             let target = target(memory, &entry);
             let first = entry.index();
 

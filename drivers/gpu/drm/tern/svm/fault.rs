@@ -460,6 +460,10 @@ impl Service {
     pub(super) fn move_blocks(&mut self, vm: &Vm, mm: &MmWithUser, limits: &Range<usize>) -> usize {
         let mut moved = 0;
         let mmap = mm.mmap_read_lock();
+
+        for block in &mut self.blocks {
+            leave_others(block, &mmap);
+        }
         let mut parts = Parts::new(&self.blocks, &mmap, limits);
 
         loop {
@@ -531,6 +535,23 @@ impl<'a> Iterator for Parts<'a> {
 /// Only anonymous memory moves; the rest is used where it is.
 pub(super) fn may_move(vma: &VmaRef) -> bool {
     vma.is_anonymous() && !vma.is_hugetlb()
+}
+
+/// Leaves out areas of which nothing is wanted.
+fn leave_others(block: &mut Block, mmap: &MmapReadGuard<'_>) {
+    let Range { start: mut at, end } = block.range();
+
+    while let Some(vma) = mmap.find_vma_intersection(at..end) {
+        let part = at.max(vma.start())..end.min(vma.end());
+
+        if may_move(vma) && !wants_any(block, &part) {
+            block.leave(&part);
+        }
+        at = part.end;
+        if at == end {
+            break;
+        }
+    }
 }
 
 fn wants_any(block: &Block, range: &Range<usize>) -> bool {

@@ -182,11 +182,9 @@ fn to_device(
     let moved = service.move_blocks(vm, mm, limits);
     for block in &service.blocks {
         // What is not there is not wanted: nothing is faulted in.
-        let present = Block::at(block.start);
-
         service
             .installer
-            .install(vm.memory.dev(), &vm.memory, vm, mm, &present)?;
+            .install(vm.memory.dev(), &vm.memory, vm, mm, &block.present())?;
     }
     Ok((end, moved))
 }

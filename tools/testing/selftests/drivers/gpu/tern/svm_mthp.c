@@ -359,13 +359,17 @@ TEST_F(mthp, held_by_a_pipe)
 /* All of them stay, whole, until they have been written to swap. */
 TEST_F(mthp, under_writeback)
 {
-	unsigned long *p = filled(self);
 	struct nbd_swap swap;
+	unsigned long *p;
 
-	ASSERT_NE(NULL, p);
+	/* Before there is memory that its processes would share. */
 	if (!nbd_swap_start(&swap))
 		SKIP(return, "no network block device to swap to");
 	EXPECT_TRUE(nbd_swap_hold(&swap, true));
+	p = filled(self);
+	if (!p)
+		nbd_swap_stop(&swap);
+	ASSERT_NE(NULL, p);
 	EXPECT_EQ(0, madvise(p, BYTES, MADV_PAGEOUT));
 	EXPECT_NE(-1, not_in_folios(p, NR_PAGES, self->pages));
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 0));
