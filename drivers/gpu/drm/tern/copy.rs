@@ -369,8 +369,8 @@ impl CopyEngines {
 
     /// Waits until all of a batch has been copied. May sleep.
     ///
-    /// Errors: `EIO` if the device reports one or was given up; the contents of the destinations
-    /// are then undefined.
+    /// Errors: `EIO` if the device reports one or was given up, `ENOMEM` if there was no memory to
+    /// start all of it; the contents of the destinations are then undefined.
     pub(crate) fn wait(&self, flight: InFlight) -> Result {
         let mut result = flight.failed.map_or(Ok(()), Err);
 

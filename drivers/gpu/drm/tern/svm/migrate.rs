@@ -360,7 +360,7 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     let mut collected = Setup::for_fault(fault, range.clone(), memory.owner())
         .select(Select::DEVICE_PRIVATE | whole(moves_large()))
         .collect(&mut buf)
-        .map_err(|_| FaultError::Sigbus)?;
+        .map_err(to_fault_error)?;
     for mut entry in collected.entries() {
         let first = range.start + entry.index() * PAGE_SIZE;
         let get = |page, order| alloc_system(memory, vma, first + page * PAGE_SIZE, order);
@@ -375,18 +375,22 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
             return Err(FaultError::Oom);
         }
     }
-    let copying = Copying::start(memory, &collected, Where::Addresses(range), false).map_err(
-        |e| match e {
-            ENOMEM => FaultError::Oom,
-            _ => FaultError::Sigbus,
-        },
-    )?;
+    let copying = Copying::start(memory, &collected, Where::Addresses(range), false)
+        .map_err(to_fault_error)?;
     stats.collect_ns.add_since(start);
 
     match finish(memory, collected, copying, stats) {
         // The device was lost meanwhile, but what is in its memory is not. The CPU tries again.
         Err(_) if memory.copies.has_restarted(epoch) => Ok(()),
-        result => result.map(|_| ()).map_err(|_| FaultError::Sigbus),
+        result => result.map(|_| ()).map_err(to_fault_error),
+    }
+}
+
+/// What a fault of the CPU ends with: it is served again where only memory was missing.
+fn to_fault_error(e: Error) -> FaultError {
+    match e {
+        ENOMEM => FaultError::Oom,
+        _ => FaultError::Sigbus,
     }
 }
 
