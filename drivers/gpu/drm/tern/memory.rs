@@ -89,6 +89,7 @@ struct Leftover {
     /// Its memory is gone.
     #[pin]
     ended: Completion,
+    /// Delayed only in name, as that is the kind of work that can be flushed.
     #[pin]
     end: DelayedWork<Leftover>,
 }

@@ -266,6 +266,23 @@ static unsigned long pfn_of(const struct mthp *m, char *ptr)
 	return entry_pfn(pagemap_get_entry(m->pagemap, ptr));
 }
 
+/* One of KPF_*, of a page in system memory. */
+static bool has_flag(const struct mthp *m, char *ptr, __u64 flag)
+{
+	uint64_t flags;
+
+	return !pageflags_get(pfn_of(m, ptr), m->kpageflags, &flags) && flags & flag;
+}
+
+static bool read_entries(const struct mthp *m, char *ptr, unsigned long npages,
+			 __u64 *entries)
+{
+	const ssize_t bytes = npages * sizeof(__u64);
+
+	return pread(m->pagemap, entries, bytes,
+		     (uintptr_t)ptr / page_size * sizeof(__u64)) == bytes;
+}
+
 /* The kernel's own flags of a folio's first pages; it has none for the memory of devices. */
 static bool parts_are(const struct mthp *m, unsigned long pfn, unsigned long npages,
 		      unsigned int order)
@@ -295,7 +312,6 @@ static bool are(const struct mthp *m, char *ptr, unsigned long npages,
 {
 	unsigned char orders[HMM_DMIRROR_MAX_PAGES];
 	__u64 entries[HMM_DMIRROR_MAX_PAGES];
-	const ssize_t bytes = npages * sizeof(__u64);
 	const unsigned long nr = 1UL << order;
 	unsigned long i, first = 0;
 	bool whole = false;
@@ -305,8 +321,7 @@ static bool are(const struct mthp *m, char *ptr, unsigned long npages,
 again:
 	if (device_range(m->fd, HMM_DMIRROR_ORDERS, ptr, npages, orders))
 		return CHECK(!"the device can tell the orders");
-	if (pread(m->pagemap, entries, bytes,
-		  (uintptr_t)ptr / page_size * sizeof(__u64)) != bytes)
+	if (!read_entries(m, ptr, npages, entries))
 		return CHECK(!"pagemap can be read");
 
 	for (i = 0; i < npages; i++) {
@@ -930,13 +945,15 @@ static bool is_marked(unsigned long page)
 
 static bool bits_are(const struct mthp *m, char *ptr, __u64 bit)
 {
+	__u64 entries[HMM_DMIRROR_MAX_PAGES];
 	unsigned long i;
 
+	if (!read_entries(m, ptr, m->npages, entries))
+		return CHECK(!"pagemap can be read");
 	for (i = 0; i < m->npages; i++) {
-		__u64 entry = pagemap_get_entry(m->pagemap, ptr + i * page_size);
-
-		if (!(entry & bit) == is_marked(i)) {
-			fprintf(stderr, "# page %lu: %llx\n", i, (unsigned long long)entry);
+		if (!(entries[i] & bit) == is_marked(i)) {
+			fprintf(stderr, "# page %lu: %llx\n", i,
+				(unsigned long long)entries[i]);
 			return false;
 		}
 	}
@@ -1124,7 +1141,6 @@ TEST_F_TIMEOUT(hmm_mthp, in_a_pipe, 60)
 static bool in_swap_cache(const struct mthp *m, char *ptr, int fds[2])
 {
 	unsigned long i;
-	uint64_t flags;
 	char c;
 
 	if (madvise(ptr, m->size, MADV_PAGEOUT) ||
@@ -1150,8 +1166,8 @@ static bool in_swap_cache(const struct mthp *m, char *ptr, int fds[2])
 	}
 	close(fds[0]);
 	force_read_pages(ptr, m->npages, page_size);
-	return !pageflags_get(pfn_of(m, ptr), m->kpageflags, &flags) &&
-	       flags & KPF_SWAPCACHE && are(m, ptr, m->npages, false, m->order);
+	return has_flag(m, ptr, KPF_SWAPCACHE) &&
+	       are(m, ptr, m->npages, false, m->order);
 }
 
 static bool all_exited_well(void)
@@ -1191,20 +1207,12 @@ TEST_F_TIMEOUT(hmm_mthp, in_swap_cache, 60)
 	EXPECT_TRUE(all_exited_well());
 }
 
-static bool is_under_writeback(const struct mthp *m, char *ptr)
-{
-	uint64_t flags;
-
-	return !pageflags_get(pfn_of(m, ptr), m->kpageflags, &flags) &&
-	       flags & KPF_WRITEBACK;
-}
-
 /* Starts to write a folio to swap, and maps it again before that has come to its end. */
 static bool while_written(const struct mthp *m, char *ptr)
 {
 	return !madvise(ptr, m->size, MADV_PAGEOUT) &&
 	       pagemap_is_swapped(m->pagemap, ptr) && holds(ptr, m->npages, 1) &&
-	       are(m, ptr, m->npages, false, m->order) && is_under_writeback(m, ptr);
+	       are(m, ptr, m->npages, false, m->order) && has_flag(m, ptr, KPF_WRITEBACK);
 }
 
 static bool stays_while_written(const struct mthp *m, char *ptr, enum destination given)
@@ -1216,7 +1224,7 @@ static bool stays_while_written(const struct mthp *m, char *ptr, enum destinatio
 	     CHECK(to_dev(m->fd, ptr, m->npages) == -ENOENT);
 	return CHECK(!give_whole(m)) && ok && CHECK(pfn_of(m, ptr) == pfn) &&
 	       CHECK(are(m, ptr, m->npages, false, m->order)) &&
-	       CHECK(is_under_writeback(m, ptr));
+	       CHECK(has_flag(m, ptr, KPF_WRITEBACK));
 }
 
 /* It stays, whole, until it has been written, whatever there is for it. */
@@ -1243,7 +1251,7 @@ TEST_F_TIMEOUT(hmm_mthp, under_writeback, 60)
 	nbd_swap_stop(&swap);
 	ASSERT_NE(ptr, NULL);
 
-	EXPECT_FALSE(is_under_writeback(m, ptr));
+	EXPECT_FALSE(has_flag(m, ptr, KPF_WRITEBACK));
 	EXPECT_TRUE(migrates(m, ptr, WAY_TO_DEV, GIVEN_SAME));
 	EXPECT_TRUE(device_holds(m, ptr, GIVEN_NONE + 1));
 	EXPECT_TRUE(holds(ptr, m->npages, GIVEN_NONE + 1));

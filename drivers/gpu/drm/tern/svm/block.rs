@@ -24,7 +24,8 @@ use kernel::{
             flags,
             VmaRef, //
         },
-        MmWithUser, //
+        MmWithUser,
+        MmapReadGuard, //
     },
     page::PAGE_SIZE,
     prelude::*,
@@ -220,6 +221,22 @@ impl Block {
     /// Addresses of the block.
     pub(crate) fn range(&self) -> Range<usize> {
         self.start..self.start + BLOCK_SIZE
+    }
+
+    /// The areas that are in the block, each with what it has of it.
+    pub(crate) fn areas<'a>(
+        &self,
+        mmap: &'a MmapReadGuard<'_>,
+    ) -> impl Iterator<Item = (&'a VmaRef, Range<usize>)> + use<'a> {
+        let Range { start: mut at, end } = self.range();
+
+        iter::from_fn(move || {
+            let vma = (at < end).then(|| mmap.find_vma_intersection(at..end))??;
+            let part = at.max(vma.start())..end.min(vma.end());
+
+            at = part.end;
+            Some((vma, part))
+        })
     }
 
     /// Pages at addresses of the block.
@@ -468,19 +485,12 @@ impl Installer {
         let mmap = mm.mmap_read_lock();
         let mut table = stable.lock()?;
         let mut mapped = 0;
-        let mut at = block.start;
 
-        while let Some(vma) = mmap.find_vma_intersection(at..block.range().end) {
-            let range = at.max(vma.start())..vma.end().min(block.range().end);
-
-            at = range.end;
+        for (vma, range) in block.areas(&mmap) {
             if let Some((buffer, first)) = vm.buffer(vma) {
                 let first = first + (range.start - vma.start()) / PAGE_SIZE;
 
                 mapped += self.map_buffer(&mut table, vma, block, range, buffer, first)?;
-            }
-            if at == block.range().end {
-                break;
             }
         }
         Ok(mapped > 0)

@@ -63,7 +63,7 @@ use crate::{
 
 /// Faults that are drained together, and that are served together.
 const BATCH: usize = 256;
-/// Parts of VMAs that move at the same time, so that the copy engines always have work.
+/// Areas that move at the same time, so that the copy engines always have work.
 pub(super) const IN_FLIGHT: usize = 8;
 
 /// The fault ring of a device.
@@ -464,14 +464,14 @@ impl Service {
         for block in &mut self.blocks {
             leave_others(block, &mmap);
         }
-        let mut parts = Parts::new(&self.blocks, &mmap, limits);
+        let mut areas = moving_areas(&self.blocks, &mmap, limits);
 
         loop {
             let mut moving: [Option<ToDevice<'_>>; IN_FLIGHT] = Default::default();
             let mut any = false;
 
             for (slot, buffer) in moving.iter_mut().zip(self.buffers.iter_mut()) {
-                let Some((block, vma, range)) = parts.next() else {
+                let Some((block, vma, range)) = areas.next() else {
                     break;
                 };
                 any = true;
@@ -481,55 +481,29 @@ impl Service {
             if !any {
                 return moved;
             }
-            for part in moving.into_iter().flatten() {
+            for area in moving.into_iter().flatten() {
                 // What could not be copied is back where it was.
-                moved += part.finish().unwrap_or(0);
+                moved += area.finish().unwrap_or(0);
             }
         }
     }
 }
 
-/// The parts of VMAs that blocks consist of and that may move.
-struct Parts<'a> {
+/// The areas of `blocks` that may move and of which anything is wanted, as far as they are within
+/// `limits`.
+fn moving_areas<'a>(
     blocks: &'a [Block],
-    mmap: &'a MmapReadGuard<'a>,
+    mmap: &'a MmapReadGuard<'_>,
     limits: &'a Range<usize>,
-    /// Address in the first of `blocks` from which on it is not done.
-    at: usize,
-}
+) -> impl Iterator<Item = (&'a Block, &'a VmaRef, Range<usize>)> {
+    blocks.iter().flat_map(move |block| {
+        block.areas(mmap).filter_map(move |(vma, area)| {
+            let part = area.start.max(limits.start)..area.end.min(limits.end);
+            let moves = may_move(vma) && wants_any(block, &part);
 
-impl<'a> Parts<'a> {
-    fn new(blocks: &'a [Block], mmap: &'a MmapReadGuard<'a>, limits: &'a Range<usize>) -> Self {
-        Self {
-            blocks,
-            mmap,
-            limits,
-            at: limits.start,
-        }
-    }
-}
-
-impl<'a> Iterator for Parts<'a> {
-    type Item = (&'a Block, &'a VmaRef, Range<usize>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while let [block, rest @ ..] = self.blocks {
-            let end = block.range().end.min(self.limits.end);
-            let from = self.at.max(block.start);
-            let vma = self.mmap.find_vma_intersection(from..end);
-            let Some(vma) = vma.filter(|_| from < end) else {
-                self.blocks = rest;
-                continue;
-            };
-            let range = from.max(vma.start())..end.min(vma.end());
-
-            self.at = range.end;
-            if may_move(vma) && wants_any(block, &range) {
-                return Some((block, vma, range));
-            }
-        }
-        None
-    }
+            moves.then_some((block, vma, part))
+        })
+    })
 }
 
 /// Only anonymous memory moves; the rest is used where it is.
@@ -539,17 +513,9 @@ pub(super) fn may_move(vma: &VmaRef) -> bool {
 
 /// Leaves out areas of which nothing is wanted.
 fn leave_others(block: &mut Block, mmap: &MmapReadGuard<'_>) {
-    let Range { start: mut at, end } = block.range();
-
-    while let Some(vma) = mmap.find_vma_intersection(at..end) {
-        let part = at.max(vma.start())..end.min(vma.end());
-
-        if may_move(vma) && !wants_any(block, &part) {
-            block.leave(&part);
-        }
-        at = part.end;
-        if at == end {
-            break;
+    for (vma, area) in block.areas(mmap) {
+        if may_move(vma) && !wants_any(block, &area) {
+            block.leave(&area);
         }
     }
 }

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -18,6 +19,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -550,6 +552,33 @@ static inline unsigned long *tern_resident(struct tern *t, size_t bytes, int adv
 	unsigned long *p = tern_filled(t, bytes, advice);
 
 	return p && tern_add_one(t, p, bytes) == DRM_TERN_RESULT_OK ? p : NULL;
+}
+
+/*
+ * A userfaultfd for @bytes from @p, registered in @mode. It can be polled. -errno if there is none,
+ * -ENOSYS if the kernel cannot do that.
+ */
+static inline int tern_userfaultfd(const void *p, size_t bytes, __u64 mode)
+{
+	const __u64 needs = mode == UFFDIO_REGISTER_MODE_WP ? UFFD_FEATURE_PAGEFAULT_FLAG_WP : 0;
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register memory = { .range = { (uintptr_t)p, bytes }, .mode = mode };
+	/* Without O_NONBLOCK, poll() gives POLLERR. */
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	int ret = 0;
+
+	if (uffd < 0)
+		return -errno;
+	if (ioctl(uffd, UFFDIO_API, &api))
+		ret = -errno;
+	else if ((api.features & needs) != needs)
+		ret = -ENOSYS;
+	else if (ioctl(uffd, UFFDIO_REGISTER, &memory))
+		ret = -errno;
+	if (!ret)
+		return uffd;
+	close(uffd);
+	return ret;
 }
 
 /* What asks for @bytes from @p to be moved. */

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The ioctls of the Tern GPU's driver: what they return, and what they refuse. */
-#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -496,17 +495,10 @@ TEST_F(uapi, other_process)
 /* Memory whose pages come when somebody resolves their faults with @uffd; NULL if not here. */
 static unsigned long *unresolved_memory(struct tern *t, int *uffd)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	unsigned long *p = tern_map(t, PAGE, MADV_NOHUGEPAGE);
 
-	*uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
-	range.range.start = (uintptr_t)p;
-	range.range.len = PAGE;
-	if (!p || *uffd < 0 || ioctl(*uffd, UFFDIO_API, &api) ||
-	    ioctl(*uffd, UFFDIO_REGISTER, &range))
-		return NULL;
-	return p;
+	*uffd = tern_userfaultfd(p, PAGE, UFFDIO_REGISTER_MODE_MISSING);
+	return *uffd < 0 ? NULL : p;
 }
 
 /*
@@ -583,7 +575,7 @@ TEST_F(uapi, exit_with_memory_that_does_not_come)
 		if (!load.p || !load.out || tern_start(&own, &own.queue, KERNEL_LOAD, load, 1, 0))
 			_exit(2);
 		/* When its handler has a message, the fault is being served. */
-		if (poll(&message, 1, -1) != 1)
+		if (poll(&message, 1, -1) != 1 || message.revents != POLLIN)
 			_exit(3);
 		if (write(started[1], "", 1) != 1)
 			_exit(4);
