@@ -77,6 +77,34 @@ impl DeviceHandle for ARef<device::Device> {
 /// }
 /// ```
 ///
+/// The mapping does not outlive the time in which the device is bound:
+///
+/// ```ignore,compile_fail,E0521
+/// # use kernel::{
+/// #     device::{Bound, Device}, dma::{Attrs, DataDirection, Mapping}, mm::folio::Folio,
+/// #     prelude::*, sync::aref::ARef,
+/// # };
+/// # fn keep(_mapping: Mapping<&'static Device<Bound>>) {}
+/// fn probe(dev: &Device<Bound>, folio: ARef<Folio>) -> Result {
+///     let mapping = Mapping::new(dev, folio, 0..1, DataDirection::ToDevice, Attrs::NONE)?;
+///     keep(mapping);
+///     Ok(())
+/// }
+/// ```
+///
+/// The folio is not given up before the mapping, which owns a reference to it:
+///
+/// ```ignore,compile_fail,E0308
+/// # use kernel::{
+/// #     device::{Bound, Device}, dma::{Attrs, DataDirection, Mapping}, mm::folio::Folio,
+/// #     prelude::*,
+/// # };
+/// fn borrowed(dev: &Device<Bound>, folio: &Folio) -> Result {
+///     Mapping::new(dev, folio, 0..1, DataDirection::ToDevice, Attrs::NONE)?;
+///     Ok(())
+/// }
+/// ```
+///
 /// # Invariants
 ///
 /// - `address` and `size` are those of a mapping made for `dev`, which is bound, with `direction`
@@ -218,4 +246,83 @@ fn map(
     // SAFETY: The address was returned for this device.
     crate::error::to_result(unsafe { bindings::dma_mapping_error(dev.as_raw(), address) })?;
     Ok((address, size))
+}
+
+#[cfg(CONFIG_DEVICE_PRIVATE)]
+#[macros::kunit_tests(rust_dma_mapping)]
+mod tests {
+    use super::*;
+    use crate::{
+        faux,
+        mm::migrate::testing::{
+            init_folio,
+            vram, //
+        },
+        page::PAGE_SIZE, //
+    };
+
+    const DIRECTION: DataDirection = DataDirection::Bidirectional;
+
+    /// A device that can address all memory.
+    fn device() -> Result<faux::Registration> {
+        let parent = faux::Registration::new(c"rust-dma-mapping", None)?;
+        let dev = bound(&parent).as_raw();
+
+        // SAFETY: The device is valid, has no driver, and nobody else knows of it.
+        unsafe { (*dev).dma_mask = &raw mut (*dev).coherent_dma_mask };
+        // SAFETY: As above, and its mask has a place.
+        crate::error::to_result(unsafe { bindings::dma_set_mask_and_coherent(dev, u64::MAX) })?;
+        Ok(parent)
+    }
+
+    fn bound(parent: &faux::Registration) -> &device::Device<Bound> {
+        let dev: &faux::Device<Bound> = parent.as_ref();
+
+        dev.as_ref()
+    }
+
+    #[test]
+    fn pages_of_a_folio_are_mapped() -> Result {
+        let parent = device()?;
+        let dev = bound(&parent);
+        let folio = Folio::alloc(2, GFP_KERNEL)?;
+
+        let all = Mapping::new(dev, folio.clone(), 0..4, DIRECTION, Attrs::NONE)?;
+        assert_eq!(all.size(), 4 * PAGE_SIZE);
+        let one = Mapping::new(dev, folio.clone(), 3..4, DIRECTION, Attrs::NONE)?;
+        assert_eq!(one.size(), PAGE_SIZE);
+        assert_eq!(
+            one.dma_address() - all.dma_address(),
+            3 * PAGE_SIZE as DmaAddress
+        );
+
+        // Each has a reference.
+        assert_eq!(folio.ref_count(), 3);
+        drop((all, one));
+        assert_eq!(folio.ref_count(), 1);
+
+        // SAFETY: The mapping is dropped before `parent` and `folio` are.
+        let owned = unsafe { Mapping::new_owned(dev, &folio, 1..3, DIRECTION, Attrs::NONE) }?;
+        assert_eq!(owned.size(), 2 * PAGE_SIZE);
+        assert_eq!(folio.ref_count(), 1);
+        drop(owned);
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_is_refused() -> Result {
+        let parent = device()?;
+        let dev = bound(&parent);
+        let vram = vram()?;
+        let map = |folio, pages| Mapping::new(dev, folio, pages, DIRECTION, Attrs::NONE).err();
+
+        let folio = Folio::alloc(1, GFP_KERNEL)?;
+        assert_eq!(map(folio.clone(), 1..1), Some(EINVAL));
+        assert_eq!(map(folio.clone(), 1..3), Some(EINVAL));
+        assert_eq!(map(folio.clone(), 2..3), Some(EINVAL));
+        assert_eq!(folio.ref_count(), 1);
+        let folio = init_folio(&vram, 0, 0)?.unlock();
+        assert_eq!(map(folio, 0..1), Some(EINVAL));
+        Ok(())
+    }
 }

@@ -62,6 +62,26 @@ use core::ptr::{
 /// }
 /// ```
 ///
+/// The page is of no use when it is given up, since the CPU can have it again then:
+///
+/// ```ignore,compile_fail,E0505
+/// # use kernel::mm::{exclusive::ExclusivePage, folio::Folio};
+/// fn late(page: ExclusivePage) -> usize {
+///     let folio: &Folio = page.folio();
+///     drop(page);
+///     folio.pfn()
+/// }
+/// ```
+///
+/// It is not taken without the mmap lock:
+///
+/// ```ignore,compile_fail,E0308
+/// # use kernel::{mm::{exclusive::ExclusivePage, pagemap::Owner, MmWithUser}, prelude::*};
+/// fn unlocked(mm: &MmWithUser, addr: usize, owner: Owner) -> Result<ExclusivePage> {
+///     ExclusivePage::new(mm, addr, owner)
+/// }
+/// ```
+///
 /// [`IntervalNotifierOps`]: super::notifier::IntervalNotifierOps
 /// [IntervalNotifierOps::ignores]: super::notifier::IntervalNotifierOps::ignores
 pub struct ExclusivePage {
@@ -115,5 +135,86 @@ impl ExclusivePage {
     #[inline]
     pub fn index(&self) -> usize {
         self.index
+    }
+}
+
+#[cfg(CONFIG_MMU_NOTIFIER)]
+#[macros::kunit_tests(rust_mm_exclusive)]
+mod tests {
+    use super::*;
+    use crate::{
+        mm::{
+            migrate::testing::{
+                contents,
+                vram,
+                write,
+                Area, //
+            },
+            notifier::{
+                testing::watch,
+                EventKind, //
+            }, //
+        },
+        sync::atomic::Relaxed, //
+    };
+
+    #[test]
+    fn the_cpu_has_the_page_again_after_the_device() -> Result {
+        let vram = vram()?;
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, None, Some(vram.owner()))?;
+        let read = notifier.read_begin();
+
+        let range = area.range(2..3);
+        let page = ExclusivePage::new(&area.mm().mmap_read_lock(), range.start, vram.owner())?;
+        // The driver's own event, and no other.
+        assert_eq!(notifier.ignored.load(Relaxed), 1);
+        drop(read.lock()?);
+        assert!(page.folio().is_locked());
+        assert_eq!(page.folio().nr_pages(), 1);
+        assert_eq!(page.index(), 0);
+
+        let read = notifier.read_begin();
+        let written = contents(9..10)?;
+        write(page.folio(), &written)?;
+        drop(page);
+        assert!(area.read(2..3)?[..] == written[..]);
+        let retried = read.lock().err();
+        assert!(retried.is_some());
+        assert_eq!(
+            notifier.read_begin().lock()?.event,
+            Some((EventKind::Clear, range))
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn another_device_is_told() -> Result {
+        let vram = vram()?;
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, Some(1), None)?;
+
+        let range = area.range(1..2);
+        let page = ExclusivePage::new(&area.mm().mmap_read_lock(), range.start, vram.owner())?;
+        assert_eq!(notifier.finished.load(Relaxed), 1);
+        assert_eq!(
+            notifier.read_begin().lock()?.event,
+            Some((EventKind::Exclusive, range))
+        );
+        drop(page);
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_had_fails() -> Result {
+        let vram = vram()?;
+        let area = Area::new()?;
+        let new = |addr| ExclusivePage::new(&area.mm().mmap_read_lock(), addr, vram.owner());
+        let start = area.range(0..1).start;
+
+        assert_eq!(new(start + 1).err(), Some(EINVAL));
+        area.unmap(0..1)?;
+        assert_eq!(new(start).err(), Some(EFAULT));
+        Ok(())
     }
 }

@@ -82,6 +82,14 @@ pub const PMD_ORDER: u32 = 0;
 /// assert_eq!(locked.order(), 2);
 /// let folio = locked.unlock();
 /// assert!(!folio.is_locked());
+///
+/// // Only one can have it.
+/// let locked = Folio::trylock(folio.clone()).map_err(|_| EBUSY)?;
+/// let refused = Folio::trylock(folio).err().ok_or(EINVAL)?;
+/// assert_eq!(refused.ref_count(), 2);
+/// drop(locked);
+/// assert!(!refused.is_locked());
+/// assert!(Folio::trylock(refused).is_ok());
 /// # Ok::<(), Error>(())
 /// ```
 ///

@@ -510,6 +510,52 @@ impl<'a> Entry<'a> {
 #[macros::kunit_tests(rust_mm_hmm)]
 mod tests {
     use super::*;
+    use crate::mm::{
+        migrate::testing::{
+            contents,
+            to_device,
+            vram,
+            Area, //
+        },
+        notifier::testing::{
+            watch,
+            Mirror, //
+        }, //
+    };
+
+    /// Gets the pages with the mmap lock, or without it.
+    fn get<'a>(
+        request: RangeFault<'a, Mirror>,
+        area: &Area,
+        unlocked: bool,
+        buffer: &'a mut Buffer,
+    ) -> Result<Faulted<'a, Mirror>, FaultError> {
+        if unlocked {
+            request.fault_unlocked(area.mm(), 0, buffer)
+        } else {
+            request.fault(&area.mm().mmap_read_lock(), buffer)
+        }
+    }
+
+    /// Reads the pages, and returns how many bytes. The driver's lock is held, so there is no
+    /// allocation in here.
+    fn read(entries: Entries<'_>, bytes: &mut [u8]) -> Result<usize> {
+        let mut nr_pages = 0;
+
+        for entry in entries {
+            for index in 0..entry.nr_pages() {
+                let page = entry.folio().page(entry.page_in_folio() + index);
+                let page = page.ok_or(EFAULT)?;
+                let to = bytes.chunks_exact_mut(PAGE_SIZE).nth(nr_pages);
+                let to = to.ok_or(EINVAL)?;
+
+                // SAFETY: `to` is valid for writes, and nobody writes to the page.
+                unsafe { page.read_raw(to.as_mut_ptr(), 0, to.len()) }?;
+                nr_pages += 1;
+            }
+        }
+        Ok(nr_pages * PAGE_SIZE)
+    }
 
     fn walk(first_page: usize, pfns: &[usize]) -> Result<KVec<(usize, usize, usize, bool)>> {
         let mut found = KVec::new();
@@ -574,6 +620,153 @@ mod tests {
         let pfns = [VALID | 5, VALID | 6];
 
         assert_eq!(walk(0, &pfns)?[..], [(0, 1, 5, false), (1, 1, 6, false)]);
+        Ok(())
+    }
+
+    #[test]
+    fn finds_what_the_process_wrote() -> Result {
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..3, None, None)?;
+        let mut buffer = Buffer::new(3, GFP_KERNEL)?;
+        let written = contents(1..3)?;
+        let mut found = KVVec::from_elem(0, written.len(), GFP_KERNEL)?;
+
+        area.write(1, &written)?;
+        for unlocked in [false, true] {
+            // Page 0 was not touched, and nothing faults it in.
+            let request = RangeFault::new(&notifier, area.range(0..3), Access::Snapshot);
+            let faulted = get(request, &area, unlocked, &mut buffer)?;
+            let stable = faulted.lock()?;
+            assert_eq!(stable.entries().next().map(|entry| entry.index()), Some(1));
+            assert!(stable.entries().all(|entry| entry.is_writable()));
+            assert!(!stable.is_error(0));
+            assert_eq!(read(stable.entries(), &mut found)?, written.len());
+            assert!(found[..] == written[..]);
+            found.fill(0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn faults_in_what_was_not_touched() -> Result {
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, None, None)?;
+        let mut buffer = Buffer::new(1, GFP_KERNEL)?;
+        let mut found = KVVec::from_elem(0xff, PAGE_SIZE, GFP_KERNEL)?;
+        let cases = [
+            (Access::Read, false),
+            (Access::Read, true),
+            (Access::Write, false),
+            (Access::Write, true),
+        ];
+
+        for (page, (access, unlocked)) in cases.into_iter().enumerate() {
+            let request = RangeFault::new(&notifier, area.range(page..page + 1), access);
+            let faulted = get(request, &area, unlocked, &mut buffer)?;
+            let stable = faulted.lock()?;
+            let entry = stable.entries().next().ok_or(ENOENT)?;
+            assert_eq!(entry.is_writable(), access == Access::Write);
+            assert_eq!(entry.is_zero_page(), access == Access::Read);
+
+            assert_eq!(read(stable.entries(), &mut found)?, PAGE_SIZE);
+            assert!(found.iter().all(|&byte| byte == 0));
+            found.fill(0xff);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_has_changed_is_not_used() -> Result {
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, None, None)?;
+        let mut buffer = Buffer::new(1, GFP_KERNEL)?;
+
+        for unlocked in [false, true] {
+            let page = usize::from(unlocked);
+            let request = RangeFault::new(&notifier, area.range(page..page + 1), Access::Write);
+            let faulted = get(request, &area, unlocked, &mut buffer)?;
+            assert!(!faulted.is_stale());
+            area.unmap(page..page + 1)?;
+            assert!(faulted.is_stale());
+            assert_eq!(faulted.lock().err(), Some(Retry));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_change_in_between_is_told_or_dealt_with() -> Result {
+        let vram = vram()?;
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, None, None)?;
+        let mut buffer = Buffer::new(1, GFP_KERNEL)?;
+        let mut found = KVVec::from_elem(0, PAGE_SIZE, GFP_KERNEL)?;
+
+        // Pages of a device that nobody asked for: the fault that brings them back is the change.
+        assert_eq!(to_device(&area, &vram, 0..2)?, 2);
+        for (page, unlocked) in [(0, false), (1, true)] {
+            let request = || RangeFault::new(&notifier, area.range(page..page + 1), Access::Read);
+            let mut faulted = get(request(), &area, unlocked, &mut buffer);
+            if !unlocked {
+                assert_eq!(faulted.err(), Some(FaultError::Retry));
+                faulted = get(request(), &area, unlocked, &mut buffer);
+            }
+            let length = read(faulted?.lock()?.entries(), &mut found)?;
+            assert_eq!(length, PAGE_SIZE);
+            assert!(found[..] == contents(page..page + 1)?[..]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn pages_of_the_owner_are_taken_as_they_are() -> Result {
+        let vram = vram()?;
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, None, None)?;
+        let mut buffer = Buffer::new(1, GFP_KERNEL)?;
+
+        assert_eq!(to_device(&area, &vram, 2..3)?, 1);
+        for unlocked in [false, true] {
+            let request = RangeFault::new(&notifier, area.range(2..3), Access::Write);
+            let request = request.owner(vram.owner());
+            let faulted = get(request, &area, unlocked, &mut buffer)?;
+            let stable = faulted.lock()?;
+            let entry = stable.entries().next().ok_or(ENOENT)?;
+            assert!(entry.is_device_private());
+            assert_eq!(vram.offset_of_pfn(entry.pfn()), Some(2));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_there_fails() -> Result {
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, None, None)?;
+        let mut buffer = Buffer::new(2, GFP_KERNEL)?;
+
+        area.unmap(1..2)?;
+        for unlocked in [false, true] {
+            let mut fails = |range, access| {
+                let request = RangeFault::new(&notifier, range, access);
+                get(request, &area, unlocked, &mut buffer).err()
+            };
+            let invalid = Some(FaultError::Failed(EINVAL));
+
+            assert_eq!(
+                fails(area.range(0..2), Access::Read),
+                Some(FaultError::Failed(EFAULT))
+            );
+            // Not watched, too large, empty, not aligned.
+            assert_eq!(fails(area.range(3..5), Access::Read), invalid);
+            assert_eq!(fails(area.range(0..3), Access::Read), invalid);
+            assert_eq!(fails(area.range(0..0), Access::Read), invalid);
+            let start = area.range(0..1).start;
+            assert_eq!(fails(start..start + 1, Access::Read), invalid);
+
+            let request = RangeFault::new(&notifier, area.range(0..2), Access::Snapshot);
+            let faulted = get(request, &area, unlocked, &mut buffer)?;
+            let stable = faulted.lock()?;
+            assert!(stable.is_error(1) && !stable.is_error(2));
+        }
         Ok(())
     }
 }

@@ -66,6 +66,15 @@
 //! }
 //! ```
 //!
+//! A destination is locked:
+//!
+//! ```ignore,compile_fail,E0308
+//! # use kernel::{mm::{folio::Folio, migrate::Entry}, sync::aref::ARef};
+//! fn unlocked(mut entry: Entry<'_>, folio: ARef<Folio>) {
+//!     let _ = entry.set(folio);
+//! }
+//! ```
+//!
 //! # Slots
 //!
 //! Slots are base pages, counted from the start of the range. A folio takes as many slots as it has
@@ -956,9 +965,294 @@ pub struct Outcome<'a> {
     pub dst: &'a Folio,
 }
 
+/// Memory of a process and of a device, for the tests of this module and of others.
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) mod testing {
+    use super::*;
+    use crate::{
+        alloc::flags::GFP_HIGHUSER_MOVABLE,
+        current,
+        device,
+        error::from_err_ptr,
+        faux,
+        mm::{
+            folio::PMD_ORDER,
+            pagemap::{
+                FaultError,
+                FreedFolio, //
+            },
+            MmWithUser, //
+        },
+        sync::{
+            aref::ARef,
+            atomic::{
+                Atomic,
+                Relaxed, //
+            },
+            Arc,
+            ArcBorrow, //
+        },
+        types::NotThreadSafe,
+        uaccess::{
+            UserPtr,
+            UserSlice, //
+        }, //
+    };
+
+    /// The pages of an [`Area`], and of a [`Vram`].
+    pub(crate) const NR_PAGES: usize = 1 << PMD_ORDER;
+
+    /// Anonymous memory of the test's own address space, aligned as a huge page is.
+    pub(crate) struct Area {
+        mm: ARef<MmWithUser>,
+        mapped: usize,
+        start: usize,
+        _nts: NotThreadSafe,
+    }
+
+    impl Area {
+        /// Twice the size, so that there is an aligned block in it.
+        const MAPPED: usize = 2 * NR_PAGES * PAGE_SIZE;
+
+        pub(crate) fn new() -> Result<Self> {
+            // The same on all architectures.
+            const PROT_READ_WRITE: usize = 3;
+            const MAP_PRIVATE: usize = 2;
+
+            // SAFETY: KUnit runs each test in a kernel thread of its own, which is this one.
+            to_result(unsafe { bindings::kunit_attach_mm() })?;
+            let mm = current!().mm().ok_or(EINVAL)?.into();
+
+            // SAFETY: The thread has an address space. No file means anonymous memory.
+            let mapped = unsafe {
+                bindings::vm_mmap(
+                    ptr::null_mut(),
+                    0,
+                    Self::MAPPED,
+                    PROT_READ_WRITE,
+                    MAP_PRIVATE,
+                    0,
+                )
+            };
+            from_err_ptr(mapped as *mut c_void)?;
+
+            Ok(Self {
+                mm,
+                mapped,
+                start: mapped.next_multiple_of(NR_PAGES * PAGE_SIZE),
+                _nts: NotThreadSafe,
+            })
+        }
+
+        pub(crate) fn mm(&self) -> &MmWithUser {
+            &self.mm
+        }
+
+        /// The addresses of `pages`.
+        pub(crate) fn range(&self, pages: Range<usize>) -> Range<usize> {
+            self.start + pages.start * PAGE_SIZE..self.start + pages.end * PAGE_SIZE
+        }
+
+        /// Lets the area have huge pages.
+        #[cfg(all(CONFIG_TRANSPARENT_HUGEPAGE, CONFIG_ADVISE_SYSCALLS))]
+        pub(crate) fn allow_huge(&self) -> Result {
+            const MADV_HUGEPAGE: c_int = 14;
+
+            // SAFETY: The address space has users, and any range may be asked for.
+            to_result(unsafe {
+                bindings::do_madvise(
+                    self.mm.as_raw(),
+                    self.start,
+                    NR_PAGES * PAGE_SIZE,
+                    MADV_HUGEPAGE,
+                )
+            })
+        }
+
+        fn user(&self, page: usize, len: usize) -> UserSlice {
+            UserSlice::new(UserPtr::from_addr(self.start + page * PAGE_SIZE), len)
+        }
+
+        /// What the CPU reads from `pages`.
+        pub(crate) fn read(&self, pages: Range<usize>) -> Result<KVVec<u8>> {
+            let mut bytes = KVVec::new();
+
+            self.user(pages.start, pages.len() * PAGE_SIZE)
+                .read_all(&mut bytes, GFP_KERNEL)?;
+            Ok(bytes)
+        }
+
+        /// Writes `bytes` by the CPU, from the start of `page` on.
+        pub(crate) fn write(&self, page: usize, bytes: &[u8]) -> Result {
+            self.user(page, bytes.len()).writer().write_slice(bytes)
+        }
+
+        pub(crate) fn unmap(&self, pages: Range<usize>) -> Result {
+            let range = self.range(pages);
+
+            // SAFETY: Nobody but the test uses the memory.
+            to_result(unsafe { bindings::vm_munmap(range.start, range.len()) })
+        }
+    }
+
+    impl Drop for Area {
+        fn drop(&mut self) {
+            // SAFETY: Nobody but the test uses the memory.
+            unsafe { bindings::vm_munmap(self.mapped, Self::MAPPED) };
+        }
+    }
+
+    /// Device memory with fixed contents: page `n` is full of [`byte(n)`](byte).
+    pub(crate) struct Vram {
+        /// The pages that were freed.
+        pub(crate) freed: Atomic<usize>,
+        /// The folios that came from a split.
+        pub(crate) split: Atomic<usize>,
+    }
+
+    /// What every byte of the page at `offset` of a [`Vram`] is.
+    pub(crate) fn byte(offset: usize) -> u8 {
+        (offset % 251) as u8 + 1
+    }
+
+    /// What the pages `offsets` of a [`Vram`] hold.
+    pub(crate) fn contents(offsets: Range<usize>) -> Result<KVVec<u8>> {
+        let mut bytes = KVVec::new();
+
+        for offset in offsets {
+            bytes.extend_with(PAGE_SIZE, byte(offset), GFP_KERNEL)?;
+        }
+        Ok(bytes)
+    }
+
+    impl DevicePagemapOps for Vram {
+        /// The offset at which the folio was made.
+        type FolioData = Arc<usize>;
+
+        fn folio_free(&self, freed: FreedFolio<Self>) {
+            self.freed.add(1 << freed.order, Relaxed);
+        }
+
+        fn migrate_to_ram(
+            pagemap: &DevicePagemap<Self>,
+            fault: &VmFault,
+        ) -> Result<(), FaultError> {
+            // Folios are at addresses that are aligned to their size.
+            let size = fault.folio().size();
+            let start = fault.address() & !(size - 1);
+            let migrate = || {
+                let mut buffer = Buffer::new(fault.folio().nr_pages(), GFP_KERNEL)?;
+                let setup = Setup::for_fault(fault, start..start + size, pagemap.owner());
+                let collected = setup.collect(&mut buffer)?;
+
+                to_system(pagemap, collected)
+            };
+
+            migrate().map(|_| ()).map_err(|_| FaultError::Sigbus)
+        }
+
+        fn folio_split(&self, data: ArcBorrow<'_, usize>, _new_offset: usize) -> Arc<usize> {
+            self.split.add(1, Relaxed);
+            data.into()
+        }
+    }
+
+    /// Makes [`NR_PAGES`] pages of device memory.
+    pub(crate) fn vram() -> Result<Pin<KBox<DevicePagemap<Vram>>>> {
+        let parent = faux::Registration::new(c"rust-mm-testing", None)?;
+        let dev: &faux::Device<device::Bound> = parent.as_ref();
+        let ops = Vram {
+            freed: Atomic::new(0),
+            split: Atomic::new(0),
+        };
+        let init = DevicePagemap::new(dev.as_ref(), c"kunit", NR_PAGES, ops);
+
+        KBox::pin_init(init, GFP_KERNEL)
+    }
+
+    /// Makes the folio of `1 << order` pages at `offset`.
+    pub(crate) fn init_folio(
+        vram: &DevicePagemap<Vram>,
+        offset: usize,
+        order: u32,
+    ) -> Result<LockedFolio> {
+        let data = Arc::new(offset, GFP_KERNEL)?;
+
+        vram.init_folio(offset, order, data).map_err(|_| EBUSY)
+    }
+
+    /// Migrates `pages` to the pages of the device with the same numbers, as large as they are.
+    /// Returns how many have migrated.
+    pub(crate) fn to_device(
+        area: &Area,
+        vram: &DevicePagemap<Vram>,
+        pages: Range<usize>,
+    ) -> Result<usize> {
+        let mut buffer = Buffer::new(pages.len(), GFP_KERNEL)?;
+        let range = area.range(pages.clone());
+        let mmap = area.mm().mmap_read_lock();
+        let vma = mmap.vma_lookup(range.start).ok_or(EFAULT)?;
+        let select = Select::SYSTEM | Select::COMPOUND;
+        let mut collected = Setup::new(&mmap, vma, range, select)
+            .owner(vram.owner())
+            .collect(&mut buffer)?;
+
+        for mut entry in collected.entries() {
+            let folio = init_folio(vram, pages.start + entry.index(), entry.order())?;
+            entry.set(folio).map_err(|_| EBUSY)?;
+        }
+        Ok(finish(collected.pages()))
+    }
+
+    /// Migrates what was collected to system memory. Returns how many pages have migrated.
+    pub(crate) fn to_system<K: Kind>(
+        vram: &DevicePagemap<Vram>,
+        mut collected: Collected<'_, K>,
+    ) -> Result<usize> {
+        for mut entry in collected.entries() {
+            entry.set_largest(|_, order| {
+                Ok(Folio::lock(Folio::alloc(order, GFP_HIGHUSER_MOVABLE)?))
+            })?;
+        }
+        for copy in collected.copies() {
+            let (src, first) = copy.src.ok_or(EFAULT)?;
+            let offset = vram.offset_of(src).ok_or(EFAULT)? + first;
+
+            write(copy.dst, &contents(offset..offset + copy.dst.nr_pages())?)?;
+        }
+        Ok(finish(collected.pages()))
+    }
+
+    /// Writes to the pages of `folio`, which nobody else uses.
+    pub(crate) fn write(folio: &Folio, bytes: &[u8]) -> Result {
+        for (index, bytes) in bytes.chunks(PAGE_SIZE).enumerate() {
+            let page = folio.page(index).ok_or(EINVAL)?;
+
+            // SAFETY: `bytes` is valid for reads, and nobody else uses the page.
+            unsafe { page.write_raw(bytes.as_ptr(), 0, bytes.len()) }?;
+        }
+        Ok(())
+    }
+
+    fn finish<K: Kind>(migrated: Migrated<'_, K>) -> usize {
+        let nr_pages = migrated
+            .outcomes()
+            .filter(|outcome| outcome.migrated)
+            .map(|outcome| outcome.dst.nr_pages())
+            .sum();
+
+        migrated.finalize();
+        nr_pages
+    }
+}
+
 #[macros::kunit_tests(rust_mm_migrate)]
 mod tests {
-    use super::*;
+    use super::{
+        testing::*,
+        *, //
+    };
+    use crate::sync::atomic::Relaxed;
 
     const ORDER: u32 = 4;
 
@@ -1063,6 +1357,160 @@ mod tests {
         hole(&mut dst).set_parts(3, |_| alloc(3))?;
         assert_eq!(hole(&mut dst).set_parts(3, |_| alloc(3)), Err(EBUSY));
         assert_eq!(take(&mut dst)?[..], [(0, 3), (8, 3)]);
+        Ok(())
+    }
+
+    #[test]
+    fn pages_go_to_the_device_and_come_back() -> Result {
+        let vram = vram()?;
+        let area = Area::new()?;
+
+        // Pages that are there, and holes.
+        area.write(0, &[0xff; PAGE_SIZE + 1])?;
+        assert_eq!(to_device(&area, &vram, 0..4)?, 4);
+        assert!(vram.try_get(3).ok_or(ENOENT)?.is_anon());
+        assert_eq!(vram.freed.load(Relaxed), 0);
+
+        assert!(area.read(2..3)?[..] == contents(2..3)?[..]);
+        assert_eq!(vram.freed.load(Relaxed), 1);
+        area.unmap(3..4)?;
+        assert_eq!(vram.freed.load(Relaxed), 2);
+        assert!(area.read(0..3)?[..] == contents(0..3)?[..]);
+        assert_eq!(vram.freed.load(Relaxed), 4);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_dropped_stays() -> Result {
+        let vram = vram()?;
+        let area = Area::new()?;
+        let written = contents(7..9)?;
+        let mut buffer = Buffer::new(4, GFP_KERNEL)?;
+
+        area.write(0, &written)?;
+        for with_destinations in [false, true] {
+            let mmap = area.mm().mmap_read_lock();
+            let range = area.range(0..4);
+            let vma = mmap.vma_lookup(range.start).ok_or(EFAULT)?;
+            let setup = Setup::new(&mmap, vma, range, Select::SYSTEM);
+            let mut collected = setup.collect(&mut buffer)?;
+
+            assert_eq!(collected.sources().count(), 4);
+            for mut entry in collected.entries().filter(|_| with_destinations) {
+                let folio = init_folio(&vram, entry.index(), 0)?;
+                entry.set(folio).map_err(|_| EBUSY)?;
+            }
+        }
+
+        assert_eq!(vram.freed.load(Relaxed), 4);
+        let read = area.read(0..4)?;
+        assert!(read[..2 * PAGE_SIZE] == written[..]);
+        assert!(read[2 * PAGE_SIZE..].iter().all(|&byte| byte == 0));
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(all(CONFIG_TRANSPARENT_HUGEPAGE, CONFIG_ADVISE_SYSCALLS))]
+    fn a_huge_page_comes_back_whole() -> Result {
+        let vram = vram()?;
+        let area = Area::new()?;
+
+        area.allow_huge()?;
+        assert_eq!(to_device(&area, &vram, 0..NR_PAGES)?, NR_PAGES);
+        assert_eq!(vram.try_get(0).ok_or(ENOENT)?.nr_pages(), NR_PAGES);
+
+        // By one fault.
+        area.read(5..6)?;
+        assert_eq!(vram.freed.load(Relaxed), NR_PAGES);
+        assert!(area.read(0..NR_PAGES)?[..] == contents(0..NR_PAGES)?[..]);
+        assert_eq!(vram.split.load(Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(all(CONFIG_TRANSPARENT_HUGEPAGE, CONFIG_ADVISE_SYSCALLS))]
+    fn a_huge_page_is_evicted_by_its_range_or_its_offsets() -> Result {
+        let vram = vram()?;
+        let area = Area::new()?;
+        let mut buffer = Buffer::new(NR_PAGES, GFP_KERNEL)?;
+        let mut offsets = KVVec::new();
+        for offset in 0..NR_PAGES {
+            offsets.push(offset, GFP_KERNEL)?;
+        }
+
+        area.allow_huge()?;
+        for by_offsets in [false, true] {
+            assert_eq!(to_device(&area, &vram, 0..NR_PAGES)?, NR_PAGES);
+            let collected = if by_offsets {
+                collect_device_offsets(&vram, &offsets, &mut buffer)?
+            } else {
+                collect_device_range(&vram, 0..NR_PAGES, &mut buffer)?
+            };
+
+            assert_eq!(collected.sources().count(), 1);
+            assert_eq!(to_system(&vram, collected)?, NR_PAGES);
+            assert!(vram.try_get(0).is_none());
+            assert!(area.read(0..NR_PAGES)?[..] == contents(0..NR_PAGES)?[..]);
+        }
+        assert_eq!(vram.freed.load(Relaxed), 2 * NR_PAGES);
+        assert_eq!(vram.split.load(Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(all(CONFIG_TRANSPARENT_HUGEPAGE, CONFIG_ADVISE_SYSCALLS))]
+    fn a_folio_of_the_device_is_split() -> Result {
+        const SOME: [usize; 3] = [5, 300, NR_PAGES - 1];
+        let vram = vram()?;
+        let area = Area::new()?;
+        let mut buffer = Buffer::new(SOME.len(), GFP_KERNEL)?;
+
+        area.allow_huge()?;
+        assert_eq!(to_device(&area, &vram, 0..NR_PAGES)?, NR_PAGES);
+        let mut folio = Folio::lock(vram.try_get(0).ok_or(ENOENT)?);
+        let other = vram.try_get(0);
+        assert_eq!(folio.split(), Err(EAGAIN));
+        drop(other);
+        folio.split()?;
+        assert_eq!(folio.order(), 0);
+        drop(folio);
+
+        // Every page is a folio now, which has its data from the first one.
+        assert_eq!(vram.split.load(Relaxed), NR_PAGES - 1);
+        for offset in 0..NR_PAGES {
+            let page = vram.try_get(offset).ok_or(ENOENT)?;
+            assert_eq!(page.order(), 0);
+            assert!(page.is_device_private() && page.is_anon());
+            assert_eq!(vram.folio_data(&page).map(|data| *data), Some(0));
+        }
+
+        let collected = collect_device_offsets(&vram, &SOME, &mut buffer)?;
+        assert_eq!(to_system(&vram, collected)?, SOME.len());
+        assert_eq!(vram.freed.load(Relaxed), SOME.len());
+        for offset in SOME {
+            assert!(vram.try_get(offset).is_none());
+        }
+        assert!(area.read(0..NR_PAGES)?[..] == contents(0..NR_PAGES)?[..]);
+        assert_eq!(vram.freed.load(Relaxed), NR_PAGES);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_collected() -> Result {
+        let vram = vram()?;
+        let mut buffer = Buffer::new(2, GFP_KERNEL)?;
+        let too_far = collect_device_offsets(&vram, &[0, NR_PAGES], &mut buffer);
+        assert_eq!(too_far.err(), Some(EINVAL));
+        let too_many = collect_device_offsets(&vram, &[0, 1, 2], &mut buffer);
+        assert_eq!(too_many.err(), Some(EINVAL));
+        let beyond = collect_device_range(&vram, NR_PAGES - 1..NR_PAGES + 1, &mut buffer);
+        assert_eq!(beyond.err(), Some(EINVAL));
+        let empty = collect_device_range(&vram, 1..1, &mut buffer);
+        assert_eq!(empty.err(), Some(EINVAL));
+
+        // Pages that are free.
+        assert!(collect_device_offsets(&vram, &[0, 1], &mut buffer)?.is_empty());
+        assert!(collect_device_range(&vram, 0..2, &mut buffer)?.is_empty());
         Ok(())
     }
 }

@@ -15,9 +15,12 @@
 //! C header: [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h)
 
 use crate::{
-    alloc::flags::{
-        GFP_NOWAIT,
-        __GFP_NOWARN, //
+    alloc::{
+        flags::{
+            GFP_NOWAIT,
+            __GFP_NOWARN, //
+        },
+        AllocError, //
     },
     bindings,
     container_of,
@@ -36,6 +39,7 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
+    mem::MaybeUninit,
     ops::{
         Deref,
         Range, //
@@ -443,7 +447,8 @@ impl<T: IntervalNotifierOps> IntervalNotifier<T> {
         match this.invalidate(event, seq) {
             Ok(None) => true,
             Ok(Some(pending)) => {
-                if let Some(unfinished) = this.defer(pending) {
+                let memory = KBox::new_uninit(GFP_NOWAIT | __GFP_NOWARN);
+                if let Some(unfinished) = this.defer(pending, memory) {
                     // SAFETY: By the safety requirements.
                     unsafe { finish.write(unfinished.as_ptr()) };
                 }
@@ -470,19 +475,19 @@ impl<T: IntervalNotifierOps> IntervalNotifier<T> {
         self.ops.invalidate(event, &mut state)
     }
 
-    /// Leaves `pending` for the second pass, or completes it at once if there is no memory for it.
+    /// Leaves `pending` for the second pass, in `memory`, or completes it at once if there is none.
     fn defer(
         &self,
         pending: T::Pending,
+        memory: Result<KBox<MaybeUninit<Unfinished<T::Pending>>>, AllocError>,
     ) -> Option<NonNull<bindings::mmu_interval_notifier_finish>> {
-        let unfinished = KBox::new_uninit(GFP_NOWAIT | __GFP_NOWARN);
-        let Ok(unfinished) = unfinished else {
+        let Ok(memory) = memory else {
             self.ops.finish(pending);
             return None;
         };
 
         let unfinished = KBox::write(
-            unfinished,
+            memory,
             Unfinished {
                 link: Default::default(),
                 pending,
@@ -566,5 +571,316 @@ impl<'a, T: IntervalNotifierOps> ReadGuard<'a, T> {
     pub fn is_stale(&self) -> bool {
         // SAFETY: The notifier is inserted since it is borrowed.
         unsafe { bindings::mmu_interval_check_retry(self.notifier.as_raw(), self.seq) }
+    }
+}
+
+/// A driver for the tests of this module and of others.
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) mod testing {
+    use super::*;
+    use crate::{
+        mm::migrate::testing::Area,
+        new_mutex,
+        sync::{
+            atomic::{
+                Atomic,
+                Full,
+                Relaxed, //
+            },
+            lock::mutex::MutexBackend,
+            Mutex, //
+        }, //
+    };
+
+    /// What the lock protects.
+    #[derive(Default)]
+    pub(crate) struct Table {
+        /// What the first pass takes out, and leaves to the second one.
+        pub(crate) entry: Option<usize>,
+        /// The last event.
+        pub(crate) event: Option<(EventKind, Range<usize>)>,
+    }
+
+    /// A device with one page-table entry. Times are 0 for what has not happened.
+    #[pin_data]
+    pub(crate) struct Mirror {
+        #[pin]
+        table: Mutex<Table>,
+        owner: Option<Owner>,
+        /// Whether events that must not sleep are refused.
+        pub(crate) refuses: Atomic<bool>,
+        /// How many events of the owner were ignored.
+        pub(crate) ignored: Atomic<usize>,
+        /// When the first pass was.
+        pub(crate) first: Atomic<usize>,
+        /// When the second pass was, if the lock was free in it.
+        pub(crate) second: Atomic<usize>,
+        /// What the first pass has left to the second one.
+        pub(crate) finished: Atomic<usize>,
+    }
+
+    impl Mirror {
+        /// A driver that ignores the events of `owner`.
+        pub(crate) fn new(owner: Option<Owner>) -> impl PinInit<Self> {
+            pin_init!(Self {
+                table <- new_mutex!(Table::default()),
+                owner,
+                refuses: Atomic::new(false),
+                ignored: Atomic::new(0),
+                first: Atomic::new(0),
+                second: Atomic::new(0),
+                finished: Atomic::new(0),
+            })
+        }
+    }
+
+    /// Tells the order of what happens.
+    fn time() -> usize {
+        static CLOCK: Atomic<usize> = Atomic::new(1);
+
+        CLOCK.fetch_add(1, Full)
+    }
+
+    impl IntervalNotifierOps for Mirror {
+        type Protected = Table;
+        type Backend = MutexBackend;
+        type Pending = usize;
+
+        fn lock(&self) -> &Mutex<Table> {
+            &self.table
+        }
+
+        fn ignores(&self, event: &Event<'_>) -> bool {
+            let ignores = self.owner.is_some_and(|owner| event.is_from(owner));
+
+            if ignores {
+                self.ignored.add(1, Relaxed);
+            }
+            ignores
+        }
+
+        fn invalidate<'e>(
+            &self,
+            event: &Event<'e>,
+            table: &mut Table,
+        ) -> Result<Option<usize>, WouldBlock<'e>> {
+            if let (true, Blocking::Forbidden(proof)) =
+                (self.refuses.load(Relaxed), event.blocking())
+            {
+                return Err(proof);
+            }
+
+            self.first.store(time(), Relaxed);
+            table.event = Some((event.kind(), event.range()));
+            Ok(table.entry.take())
+        }
+
+        fn finish(&self, pending: usize) {
+            if self.table.try_lock().is_some() {
+                self.second.store(time(), Relaxed);
+            }
+            self.finished.store(pending, Relaxed);
+        }
+    }
+
+    /// Watches `pages` for a device that has `entry`.
+    pub(crate) fn watch(
+        area: &Area,
+        pages: Range<usize>,
+        entry: Option<usize>,
+        owner: Option<Owner>,
+    ) -> Result<Pin<KBox<IntervalNotifier<Mirror>>>> {
+        let init = IntervalNotifier::new(area.mm(), area.range(pages), Mirror::new(owner));
+        let notifier = KBox::pin_init(init, GFP_KERNEL)?;
+
+        notifier.lock().lock().entry = entry;
+        Ok(notifier)
+    }
+}
+
+#[macros::kunit_tests(rust_mm_notifier)]
+mod tests {
+    use super::{
+        testing::*,
+        *, //
+    };
+    use crate::{
+        mm::migrate::testing::{
+            to_device,
+            vram,
+            Area, //
+        },
+        sync::atomic::Relaxed, //
+    };
+
+    /// A change that must be handled without sleeping, as the OOM killer makes it.
+    struct NonBlocking(bindings::mmu_notifier_range);
+
+    impl NonBlocking {
+        /// Calls the notifiers.
+        fn begin(area: &Area, pages: Range<usize>) -> Result<Self> {
+            let range = area.range(pages);
+            let mut event = bindings::mmu_notifier_range {
+                mm: area.mm().as_raw(),
+                start: range.start,
+                end: range.end,
+                flags: 0,
+                event: bindings::mmu_notifier_event_MMU_NOTIFY_CLEAR,
+                owner: ptr::null_mut(),
+            };
+
+            // SAFETY: The event is valid, and the tests watch the address space.
+            to_result(unsafe { bindings::__mmu_notifier_invalidate_range_start(&mut event) })?;
+            Ok(Self(event))
+        }
+    }
+
+    impl Drop for NonBlocking {
+        fn drop(&mut self) {
+            // SAFETY: The event was begun.
+            unsafe { bindings::__mmu_notifier_invalidate_range_end(&mut self.0) };
+        }
+    }
+
+    #[test]
+    fn all_first_passes_come_before_the_second_ones() -> Result {
+        let area = Area::new()?;
+        let [one, other] = [7, 8].map(|entry| watch(&area, 0..4, Some(entry), None));
+        let (one, other) = (one?, other?);
+
+        area.unmap(1..2)?;
+        let first = [&one, &other].map(|notifier| notifier.first.load(Relaxed));
+        let second = [&one, &other].map(|notifier| notifier.second.load(Relaxed));
+        assert!(!first.contains(&0) && !second.contains(&0));
+        assert!(first.iter().max() < second.iter().min());
+
+        for (notifier, entry) in [(&one, 7), (&other, 8)] {
+            let table = notifier.lock().lock();
+            assert_eq!(notifier.finished.load(Relaxed), entry);
+            assert_eq!(table.entry, None);
+            assert_eq!(table.event, Some((EventKind::Unmap, area.range(1..2))));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn one_pass_is_enough_if_nothing_is_left() -> Result {
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, None, None)?;
+
+        area.unmap(4..5)?;
+        assert_eq!(notifier.first.load(Relaxed), 0);
+        area.unmap(0..8)?;
+        assert!(notifier.first.load(Relaxed) != 0);
+        assert_eq!(notifier.second.load(Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn without_memory_the_second_pass_comes_at_once() -> Result {
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, None, None)?;
+
+        assert!(notifier.defer(9, Err(AllocError)).is_none());
+        assert_eq!(notifier.finished.load(Relaxed), 9);
+        assert!(notifier.second.load(Relaxed) != 0);
+        Ok(())
+    }
+
+    #[test]
+    fn readers_retry_after_a_change() -> Result {
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, None, None)?;
+        let other = watch(&area, 0..4, None, None)?;
+
+        let read = notifier.read_begin();
+        assert!(!read.is_stale());
+        drop(read.lock()?);
+
+        // Of a range that is not watched.
+        let read = notifier.read_begin();
+        area.unmap(4..5)?;
+        drop(read.lock()?);
+
+        let (read, unlocked) = (notifier.read_begin(), notifier.read_begin());
+        area.unmap(3..5)?;
+        assert!(read.is_stale());
+        assert_eq!(unlocked.validate(&notifier.lock().lock()), Err(Retry));
+        assert_eq!(read.lock().err(), Some(Retry));
+
+        // The guard of another lock proves nothing.
+        let read = notifier.read_begin();
+        assert_eq!(read.validate(&other.lock().lock()), Err(Retry));
+        let read = notifier.read_begin();
+        assert_eq!(read.validate(&notifier.lock().lock()), Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn readers_go_on_after_what_is_ignored() -> Result {
+        let vram = vram()?;
+        let area = Area::new()?;
+        area.write(0, &[1])?;
+        let own = watch(&area, 0..4, Some(1), Some(vram.owner()))?;
+        let foreign = watch(&area, 0..4, Some(1), None)?;
+        let (read, retried) = (own.read_begin(), foreign.read_begin());
+
+        assert_eq!(to_device(&area, &vram, 0..1)?, 1);
+        assert_eq!(own.ignored.load(Relaxed), 1);
+        assert_eq!(own.first.load(Relaxed), 0);
+        assert_eq!(read.lock()?.entry, Some(1));
+
+        assert_eq!(retried.lock().err(), Some(Retry));
+        let table = foreign.lock().lock();
+        assert_eq!(table.event, Some((EventKind::Migrate, area.range(0..1))));
+        assert_eq!(table.entry, None);
+        Ok(())
+    }
+
+    #[test]
+    fn what_must_not_sleep_is_invalidated_in_two_passes_too() -> Result {
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, Some(5), None)?;
+        let read = notifier.read_begin();
+
+        drop(NonBlocking::begin(&area, 0..4)?);
+        assert_eq!(notifier.finished.load(Relaxed), 5);
+        assert!(notifier.first.load(Relaxed) < notifier.second.load(Relaxed));
+        assert_eq!(read.lock().err(), Some(Retry));
+        Ok(())
+    }
+
+    #[test]
+    fn what_must_not_sleep_does_not_wait_for_the_lock() -> Result {
+        let area = Area::new()?;
+        let notifier = watch(&area, 0..4, Some(5), None)?;
+        let read = notifier.read_begin();
+        let mut table = notifier.lock().lock();
+
+        assert_eq!(NonBlocking::begin(&area, 0..4).err(), Some(EAGAIN));
+        assert_eq!(notifier.first.load(Relaxed), 0);
+        assert_eq!(table.entry.take(), Some(5));
+        // Nothing was invalidated.
+        assert_eq!(read.validate(&table), Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_driver_refuses_does_not_stop_the_second_pass_of_another() -> Result {
+        let area = Area::new()?;
+        // They are called in the order of their addresses.
+        let one = watch(&area, 0..4, Some(5), None)?;
+        let other = watch(&area, 1..4, Some(6), None)?;
+
+        other.refuses.store(true, Relaxed);
+        assert_eq!(NonBlocking::begin(&area, 0..4).err(), Some(EAGAIN));
+        assert_eq!(one.finished.load(Relaxed), 5);
+        assert_eq!(other.first.load(Relaxed), 0);
+        assert_eq!(other.lock().lock().entry, Some(6));
+
+        // It does not refuse what may sleep.
+        area.unmap(0..4)?;
+        assert_eq!(other.finished.load(Relaxed), 6);
+        Ok(())
     }
 }

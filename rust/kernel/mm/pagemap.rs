@@ -400,6 +400,37 @@ impl InUse {
 /// }
 /// ```
 ///
+/// The data of a folio is its own, and ends with it:
+///
+/// ```ignore,compile_fail,E0505
+/// # use kernel::{mm::{folio::Folio, pagemap::*}, sync::{aref::ARef, Arc}};
+/// fn late<T: DevicePagemapOps<FolioData = Arc<u64>>>(
+///     vram: &DevicePagemap<T>,
+///     folio: ARef<Folio>,
+/// ) -> Option<u64> {
+///     let data = vram.folio_data(&folio);
+///     drop(folio);
+///     data.map(|data| *data)
+/// }
+/// ```
+///
+/// A fault of the CPU, and with it the lock of its folio, ends when the driver has served it:
+///
+/// ```ignore,compile_fail,E0521
+/// # use kernel::{mm::pagemap::*, sync::Arc};
+/// # struct Vram;
+/// # fn serve_later(_fault: &'static VmFault) {}
+/// # impl DevicePagemapOps for Vram {
+/// #     type FolioData = ();
+/// #     fn folio_free(&self, _freed: FreedFolio<Self>) {}
+/// fn migrate_to_ram(_: &DevicePagemap<Self>, fault: &VmFault) -> Result<(), FaultError> {
+///     serve_later(fault);
+///     Ok(())
+/// }
+/// #     fn folio_split(&self, _data: (), _new_offset: usize) {}
+/// # }
+/// ```
+///
 /// # Invariants
 ///
 /// - `pgmap` was set up by `memremap_pages()` with the operations of `T` for the pages of `region`,

@@ -16,6 +16,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
@@ -1174,6 +1176,96 @@ TEST_F_TIMEOUT(hmm_large, merged_pages_stay_in_system_memory, 60)
 	EXPECT_TRUE(holds(ptrs[1], npages, 1));
 	EXPECT_TRUE(holds(ptrs[2], npages, 1));
 	EXPECT_EQ(ksm_stop(), 0);
+}
+
+/* How many pages have @bit in /proc/PID/pagemap. */
+static unsigned long with_bit(void *ptr, unsigned long npages, __u64 bit)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	unsigned long i, n = 0;
+
+	if (pagemap < 0)
+		return 0;
+	for (i = 0; i < npages; i++)
+		n += !!(pagemap_get_entry(pagemap, ptr + i * page_size) & bit);
+	close(pagemap);
+	return n;
+}
+
+/* What the device gets in place of a hole counts as written, as after a fault. */
+TEST_F_TIMEOUT(hmm_large, filled_hole_is_soft_dirty, 60)
+{
+	unsigned int i;
+	char *ptr;
+
+	if (!softdirty_supported())
+		SKIP(return, "the kernel has no soft-dirty bits");
+	for (i = 0; i < 2; i++) {
+		ptr = map_areas(1);
+		ASSERT_NE(ptr, NULL);
+		if (i)
+			ASSERT_EQ(madvise(ptr, area_size, MADV_NOHUGEPAGE), 0);
+		clear_softdirty();
+		ASSERT_EQ(with_bit(ptr, area_pages, PM_SOFT_DIRTY), 0);
+		ASSERT_EQ(to_dev(self->fd, ptr, area_pages), 0);
+		EXPECT_EQ(on_device(self->fd, ptr, area_pages), area_pages);
+		EXPECT_EQ(with_bit(ptr, area_pages, PM_SOFT_DIRTY), area_pages);
+		EXPECT_TRUE(holds(ptr, area_pages, 0));
+		EXPECT_EQ(with_bit(ptr, area_pages, PM_SOFT_DIRTY), area_pages);
+	}
+}
+
+/* A userfaultfd that write-protects what is mapped of an area; -1 if that cannot be. */
+static int protect(char *ptr, struct uffdio_writeprotect *wp)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	*wp = (struct uffdio_writeprotect) {
+		.range = { (uintptr_t)ptr, area_size },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	if (uffd < 0)
+		return -1;
+	if (!ioctl(uffd, UFFDIO_API, &api) &&
+	    !uffd_register(uffd, ptr, area_size, false, true, false) &&
+	    !ioctl(uffd, UFFDIO_WRITEPROTECT, wp))
+		return uffd;
+	close(uffd);
+	return -1;
+}
+
+/* A write to a zero page that userfaultfd protects is to be told of. */
+TEST_F_TIMEOUT(hmm_large, protected_zero_page_is_no_hole, 60)
+{
+	unsigned int i;
+	char *ptr;
+
+	for (i = 0; i < 2; i++) {
+		struct uffdio_writeprotect wp;
+		int uffd;
+
+		ptr = map_areas(1);
+		ASSERT_NE(ptr, NULL);
+		if (i)
+			ASSERT_EQ(madvise(ptr, area_size, MADV_NOHUGEPAGE), 0);
+		ASSERT_TRUE(holds(ptr, area_pages, 0));
+		uffd = protect(ptr, &wp);
+		if (uffd < 0)
+			SKIP(return, "userfaultfd does not protect from writes");
+		ASSERT_EQ(with_bit(ptr, area_pages, PM_UFFD_WP), area_pages);
+
+		EXPECT_EQ(to_dev(self->fd, ptr, area_pages), -ENOENT);
+		EXPECT_EQ(on_device(self->fd, ptr, area_pages), 0);
+		EXPECT_EQ(with_bit(ptr, area_pages, PM_UFFD_WP), area_pages);
+
+		wp.mode = 0;
+		ASSERT_EQ(ioctl(uffd, UFFDIO_WRITEPROTECT, &wp), 0);
+		EXPECT_EQ(to_dev(self->fd, ptr, area_pages), 0);
+		EXPECT_EQ(on_device(self->fd, ptr, area_pages), area_pages);
+		EXPECT_TRUE(holds(ptr, area_pages, 0));
+		close(uffd);
+	}
 }
 
 /* A huge page on the device is a huge page, which need not be made one. */

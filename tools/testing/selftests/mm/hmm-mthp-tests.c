@@ -46,6 +46,11 @@ enum destination {
 	NR_GIVEN,
 };
 
+/* One of each kind, where all of them would take long. */
+static const enum migration main_ways[] = {
+	WAY_TO_DEV, WAY_TO_SYS, WAY_FAULT_MIDDLE, WAY_EVICT,
+};
+
 static const char * const way_names[] = {
 	"to the device", "to system memory", "CPU fault on the first page",
 	"CPU fault in the middle", "CPU fault on the last page", "eviction",
@@ -146,8 +151,14 @@ static bool open_files(struct mthp *m)
 	return m->fd >= 0 && m->pagemap >= 0 && m->kpageflags >= 0;
 }
 
-/* The device gives @given for folios of the order, in each way. */
-static int give(const struct mthp *m, enum destination given, unsigned int flags)
+static bool is_fault(enum migration way)
+{
+	return way >= WAY_FAULT_FIRST && way <= WAY_FAULT_LAST;
+}
+
+/* The device gives @given for folios of the order that migrate by @way. */
+static int give(const struct mthp *m, enum migration way, enum destination given,
+		unsigned int flags)
 {
 	const unsigned int all = (2U << m->order) - 1;
 	struct hmm_dmirror_inject faults = { .flags = flags };
@@ -174,15 +185,15 @@ static int give(const struct mthp *m, enum destination given, unsigned int flags
 	faults.fail_to_dev = orders;
 	faults.fail_to_sys = orders;
 	faults.fail_evict = orders;
-	/* There are always single pages for an eviction. */
-	if (given == GIVEN_NONE)
+	/* There are always single pages for an eviction. A fault is to fail without. */
+	if (given == GIVEN_NONE && !is_fault(way))
 		faults.leave_out = ~0ULL;
 	return inject(m->fd, faults);
 }
 
 static int give_whole(const struct mthp *m)
 {
-	return give(m, GIVEN_SAME, HMM_DMIRROR_INJECT_LARGE);
+	return give(m, WAY_TO_DEV, GIVEN_SAME, HMM_DMIRROR_INJECT_LARGE);
 }
 
 /* The order of the parts that the folio is made of then. */
@@ -201,29 +212,37 @@ static unsigned int given_order(const struct mthp *m, enum destination given)
 	}
 }
 
-FIXTURE_SETUP(hmm_mthp)
+static void set_up(struct __test_metadata *_metadata, struct mthp *m, unsigned int order)
 {
-	struct mthp *m = &self->mthp;
-
 	ASSERT_TRUE(prepare());
-	if (!(thp_supported_orders() & (1UL << variant->order)))
-		SKIP(return, "no folios of this order");
 	ASSERT_TRUE(open_files(m));
-	m->order = variant->order;
-	m->npages = 1UL << variant->order;
+	m->order = order;
+	m->npages = 1UL << order;
 	m->size = m->npages * page_size;
 	thp_read_settings(&m->old);
 	/* Huge pages are only given while a test asks for one. */
-	only_order(&m->old, m->order == area_order ? NR_ORDERS : m->order);
+	only_order(&m->old, order == area_order ? NR_ORDERS : order);
 	ASSERT_EQ(give_whole(m), 0);
+}
+
+static void tear_down(struct mthp *m)
+{
+	if (!m->npages)
+		return;
+	thp_write_settings(&m->old);
+	close(m->fd);
+}
+
+FIXTURE_SETUP(hmm_mthp)
+{
+	if (!(thp_supported_orders() & (1UL << variant->order)))
+		SKIP(return, "no folios of this order");
+	set_up(_metadata, &self->mthp, variant->order);
 }
 
 FIXTURE_TEARDOWN(hmm_mthp)
 {
-	if (!self->mthp.npages)
-		return;
-	thp_write_settings(&self->mthp.old);
-	close(self->mthp.fd);
+	tear_down(&self->mthp);
 }
 
 /* Address space for one area, aligned, with nothing behind it. */
@@ -420,6 +439,21 @@ static char *move(const struct mthp *m, char *ptr)
 		      to) == to ? to : NULL;
 }
 
+/* The same for a huge page, which a PMD maps wherever it is. */
+static char *huge_page_on_dev(const struct mthp *m, unsigned int seed)
+{
+	char *ptr = map(m);
+
+	if (!ptr)
+		return NULL;
+	fill_new(m, ptr, seed);
+	if (to_dev(m->fd, ptr, m->npages) ||
+	    on_device(m->fd, ptr, m->npages) != m->npages ||
+	    !is_huge(m->fd, ptr, m->npages))
+		return NULL;
+	return ptr;
+}
+
 /* Reads where a fault that fails is an error, not a thing to repeat for ever. */
 static bool readable(char *ptr)
 {
@@ -430,21 +464,6 @@ static bool readable(char *ptr)
 	can = pread(fd, &byte, 1, (uintptr_t)ptr) == 1;
 	close(fd);
 	return can;
-}
-
-static bool fault_fails(const struct mthp *m, char *ptr)
-{
-	struct hmm_dmirror_inject faults = {
-		.fail_to_sys = (2U << m->order) - 1,
-		.flags = HMM_DMIRROR_INJECT_LARGE,
-	};
-
-	return CHECK(!inject(m->fd, faults)) && CHECK(!readable(ptr));
-}
-
-static bool is_fault(enum migration way)
-{
-	return way >= WAY_FAULT_FIRST && way <= WAY_FAULT_LAST;
 }
 
 static unsigned long fault_page(const struct mthp *m, enum migration way)
@@ -467,7 +486,7 @@ static bool migrate_by(const struct mthp *m, char *ptr, enum migration way,
 
 	if (way == WAY_EVICT_PFNS)
 		flags |= HMM_DMIRROR_INJECT_EVICT_PFNS;
-	if (!CHECK(!give(m, given, flags)))
+	if (!CHECK(!give(m, way, given, flags)))
 		return false;
 
 	switch (way) {
@@ -482,7 +501,7 @@ static bool migrate_by(const struct mthp *m, char *ptr, enum migration way,
 	default:
 		ptr += fault_page(m, way) * page_size;
 		if (none)
-			return fault_fails(m, ptr);
+			return CHECK(!readable(ptr));
 		touch(ptr);
 		return true;
 	}
@@ -493,9 +512,11 @@ static bool migrates(const struct mthp *m, char *ptr, enum migration way,
 		     enum destination given)
 {
 	const bool device = (way == WAY_TO_DEV) != (given == GIVEN_NONE);
+	const unsigned long pfn = pfn_of(m, ptr);
+	const bool ok = migrate_by(m, ptr, way, given, HMM_DMIRROR_INJECT_LARGE);
 
-	return migrate_by(m, ptr, way, given, HMM_DMIRROR_INJECT_LARGE) &&
-	       CHECK(!give_whole(m)) &&
+	return CHECK(!give_whole(m)) && ok &&
+	       CHECK((pfn_of(m, ptr) == pfn) == (given == GIVEN_NONE)) &&
 	       CHECK(are(m, ptr, m->npages, device, given_order(m, given)));
 }
 
@@ -546,14 +567,42 @@ static bool counted(const struct mthp *m, const struct counters *before, long wh
 	return false;
 }
 
-enum alignment {
+enum location {
 	PLACE_ALIGNED,
 	PLACE_UNALIGNED,
 	PLACE_MOVED,		/* unaligned, moved there right before it migrates */
-	NR_PLACES,
+	/* A PMD has mapped it on the device, too, until this was split there. */
+	PLACE_SPLIT_BY_MPROTECT,
+	PLACE_SPLIT_BY_MADVISE,
+	PLACE_SPLIT_BY_MREMAP,
 };
 
-static char *folio_at(const struct mthp *m, enum migration way, enum alignment place)
+static char *split_on_dev(const struct mthp *m, enum location place)
+{
+	char *ptr = huge_page_on_dev(m, 1);
+
+	if (!ptr)
+		return NULL;
+	switch (place) {
+	case PLACE_SPLIT_BY_MPROTECT:
+		if (split_pmd(ptr))
+			return NULL;
+		break;
+	case PLACE_SPLIT_BY_MADVISE:
+		/* One VMA has all of it in the end. */
+		if (madvise(ptr + page_size, page_size, MADV_NOHUGEPAGE) ||
+		    madvise(ptr, m->size, MADV_NOHUGEPAGE))
+			return NULL;
+		break;
+	default:
+		ptr = move(m, ptr);
+	}
+	if (!ptr || is_huge(m->fd, ptr, m->npages))
+		return NULL;
+	return are(m, ptr, m->npages, true, m->order) ? ptr : NULL;
+}
+
+static char *folio_at(const struct mthp *m, enum migration way, enum location place)
 {
 	char *ptr;
 
@@ -567,13 +616,15 @@ static char *folio_at(const struct mthp *m, enum migration way, enum alignment p
 		if (ptr && way != WAY_TO_DEV && to_dev(m->fd, ptr, m->npages))
 			return NULL;
 		return ptr;
-	default:
+	case PLACE_MOVED:
 		ptr = folio_for(m, way, 1);
 		return ptr ? move(m, ptr) : NULL;
+	default:
+		return split_on_dev(m, place);
 	}
 }
 
-static bool cell(const struct mthp *m, enum alignment place, enum migration way,
+static bool cell(const struct mthp *m, enum location place, enum migration way,
 		 enum destination given)
 {
 	const bool moves = given != GIVEN_NONE;
@@ -617,13 +668,13 @@ static bool cell(const struct mthp *m, enum alignment place, enum migration way,
 	       CHECK(stats(m->fd).in_use == before.in_use);
 }
 
-static bool all_cells(const struct mthp *m, enum alignment place)
+static bool all_cells(const struct mthp *m, enum location place)
 {
-	enum migration way;
+	enum migration way = place > PLACE_MOVED ? WAY_TO_SYS : 0;
 	enum destination given;
 	bool ok = true;
 
-	for (way = 0; way < NR_WAYS; way++) {
+	for (; way < NR_WAYS; way++) {
 		for (given = 0; given < NR_GIVEN; given++) {
 			if (cell(m, place, way, given))
 				continue;
@@ -653,6 +704,52 @@ TEST_F_TIMEOUT(hmm_mthp, moved, 240)
 	const struct mthp *m = &self->mthp;
 
 	EXPECT_TRUE(all_cells(m, PLACE_MOVED));
+}
+
+/* It is a huge page, and the PMD that maps it is split where it is not in system memory. */
+FIXTURE(hmm_mthp_pmd)
+{
+	struct mthp mthp;
+};
+
+FIXTURE_VARIANT(hmm_mthp_pmd)
+{
+	enum location place;
+};
+
+FIXTURE_VARIANT_ADD(hmm_mthp_pmd, mprotect)
+{
+	.place = PLACE_SPLIT_BY_MPROTECT,
+};
+
+FIXTURE_VARIANT_ADD(hmm_mthp_pmd, madvise)
+{
+	.place = PLACE_SPLIT_BY_MADVISE,
+};
+
+FIXTURE_VARIANT_ADD(hmm_mthp_pmd, mremap)
+{
+	.place = PLACE_SPLIT_BY_MREMAP,
+};
+
+FIXTURE_SETUP(hmm_mthp_pmd)
+{
+	if (!(thp_supported_orders() & (1UL << MAX_ORDER)))
+		SKIP(return, "no huge pages");
+	set_up(_metadata, &self->mthp, MAX_ORDER);
+}
+
+FIXTURE_TEARDOWN(hmm_mthp_pmd)
+{
+	tear_down(&self->mthp);
+}
+
+TEST_F_TIMEOUT(hmm_mthp_pmd, split_on_device, 240)
+{
+	const struct mthp *m = &self->mthp;
+
+	ASSERT_EQ(area_order, MAX_ORDER);
+	EXPECT_TRUE(all_cells(m, variant->place));
 }
 
 /* A folio that goes forth and back remains one, whichever way it takes. */
@@ -780,57 +877,104 @@ TEST_F_TIMEOUT(hmm_mthp, sticks_out_of_range, 60)
 	sticks_out(_metadata, m, m->npages / 4, m->npages / 2);
 }
 
-static bool partly(const struct mthp *m, enum migration way, unsigned long hole)
+/* Whether all pages but @hole are in system memory, or on the device, and of folios of @order. */
+static bool others_are(const struct mthp *m, char *ptr, unsigned long hole,
+		       bool device, unsigned int order)
 {
-	struct hmm_dmirror_stats before = stats(m->fd);
+	unsigned char orders[HMM_DMIRROR_MAX_PAGES];
+	__u64 entries[HMM_DMIRROR_MAX_PAGES];
+	unsigned long i;
+
+	if (device_range(m->fd, HMM_DMIRROR_ORDERS, ptr, m->npages, orders) ||
+	    !read_entries(m, ptr, m->npages, entries))
+		return CHECK(!"the device and pagemap can be read");
+	for (i = 0; i < m->npages; i++) {
+		if (i == hole || (orders[i] != HMM_DMIRROR_ORDER_NONE &&
+				  HMM_DMIRROR_ORDER_OF_FOLIO(orders[i]) == order &&
+				  is_on_device(entries[i]) == device))
+			continue;
+		fprintf(stderr, "# page %lu: order %u, entry %llx, in place of order %u, %s\n",
+			i, HMM_DMIRROR_ORDER_OF_FOLIO(orders[i]),
+			(unsigned long long)entries[i], order,
+			device ? "device" : "system");
+		return false;
+	}
+	return true;
+}
+
+/* All of it has the content that it should have, and @hole is zero. */
+static bool others_hold(const char *ptr, unsigned long npages, unsigned long hole)
+{
+	const unsigned long behind = hole + 1;
+
+	return holds_from(ptr, 0, hole, 1) && holds(ptr + hole * page_size, 1, 0) &&
+	       holds_from(ptr + behind * page_size, behind, npages - behind, 1);
+}
+
+static bool partly_by(const struct mthp *m, char *ptr, enum migration way,
+		      enum destination given)
+{
+	if (way != WAY_TO_SYS || given != GIVEN_NONE)
+		return migrate_by(m, ptr, way, given, HMM_DMIRROR_INJECT_LARGE);
+	/* That there is nothing for a single page is an error. */
+	return CHECK(!give(m, way, given, HMM_DMIRROR_INJECT_LARGE)) &&
+	       CHECK(to_sys(m->fd, ptr, m->npages) == -ENOMEM);
+}
+
+/*
+ * What is mapped in part is split where the range of addresses migrates. An eviction,
+ * which goes by the pages of the device, takes it as it is.
+ */
+static bool partly(const struct mthp *m, enum migration way, enum destination given,
+		   unsigned long hole)
+{
+	const unsigned int order = way < WAY_EVICT ? 0 : given_order(m, given);
+	const bool moves = given != GIVEN_NONE;
+	const bool device = (way == WAY_TO_DEV) == moves;
+	const __u64 in_use = stats(m->fd).in_use;
 	char *ptr = folio_for(m, way, 1);
-	unsigned long page = fault_page(m, way);
+	bool ok;
 
 	if (!CHECK(ptr) ||
 	    !CHECK(!madvise(ptr + hole * page_size, page_size, MADV_DONTNEED)))
 		return false;
-
-	if (is_fault(way)) {
-		if (page == hole)
-			page = (page + 1) % m->npages;
-		touch(ptr + page * page_size);
-	} else if (!migrate_by(m, ptr, way, GIVEN_SAME, HMM_DMIRROR_INJECT_LARGE)) {
+	ok = partly_by(m, ptr, way, given);
+	if (!CHECK(!give_whole(m)) || !ok ||
+	    !CHECK(others_are(m, ptr, hole, device, order)))
 		return false;
-	}
 
 	/* The hole goes to the device as a page of its own. */
-	if (!CHECK(on_device(m->fd, ptr, m->npages) ==
-		   (way == WAY_TO_DEV ? m->npages : 0)))
+	if (!CHECK(on_device(m->fd, ptr + hole * page_size, 1) ==
+		   (way == WAY_TO_DEV && moves)))
 		return false;
-	if (way == WAY_TO_DEV && !CHECK(are(m, ptr, m->npages, true, 0)))
-		return false;
-	if (!CHECK(device_holds_from(m, ptr, 0, hole, 1)) ||
-	    !CHECK(device_holds_from(m, ptr + hole * page_size, 0, 1, 0)) ||
-	    !CHECK(device_holds_from(m, ptr + (hole + 1) * page_size, hole + 1,
-				     m->npages - hole - 1, 1)))
-		return false;
-	if (!CHECK(holds_from(ptr, 0, hole, 1)) ||
-	    !CHECK(holds_from(ptr + hole * page_size, 0, 1, 0)) ||
-	    !CHECK(holds_from(ptr + (hole + 1) * page_size, hole + 1,
-			      m->npages - hole - 1, 1)))
+	if (!CHECK(!device_range(m->fd, HMM_DMIRROR_READ, ptr, m->npages, mirror)) ||
+	    !CHECK(others_hold(mirror, m->npages, hole)) ||
+	    !CHECK(others_hold(ptr, m->npages, hole)))
 		return false;
 	fill(ptr, m->npages, 2);
 	return CHECK(holds(ptr, m->npages, 2)) &&
 	       CHECK(!munmap(ptr, m->size)) &&
-	       CHECK(stats(m->fd).in_use == before.in_use);
+	       CHECK(stats(m->fd).in_use == in_use);
 }
 
+/* Each hole with each way and each destination, but not with each pair of these. */
 TEST_F_TIMEOUT(hmm_mthp, partly_unmapped, 120)
 {
 	const struct mthp *m = &self->mthp;
 	const unsigned long holes[] = { 0, m->npages / 2, m->npages - 1 };
+	enum destination given;
 	enum migration way;
-	unsigned int i;
 
 	for (way = 0; way < NR_WAYS; way++) {
-		for (i = 0; i < ARRAY_SIZE(holes); i++) {
-			EXPECT_TRUE(partly(m, way, holes[i]))
-				TH_LOG("%s, without page %lu", way_names[way], holes[i]);
+		for (given = 0; given < NR_GIVEN; given++) {
+			unsigned int i = (way + given) % ARRAY_SIZE(holes);
+
+			/* To fault there would be no fault on what is on the device. */
+			if (is_fault(way) && fault_page(m, way) == holes[i])
+				i = (i + 1) % ARRAY_SIZE(holes);
+			EXPECT_TRUE(partly(m, way, given, holes[i]))
+				TH_LOG("%s, %s, without page %lu", way_names[way],
+				       given_names[given], holes[i]);
 		}
 	}
 }
@@ -960,34 +1104,263 @@ static bool bits_are(const struct mthp *m, char *ptr, __u64 bit)
 	return true;
 }
 
+static void fill_marked(const struct mthp *m, char *ptr, unsigned int seed)
+{
+	unsigned long i;
+
+	for (i = 0; i < m->npages; i++) {
+		if (is_marked(i))
+			fill(ptr + i * page_size, 1, seed);
+	}
+}
+
+/* Brings a folio to where it has to be for a way, and has it migrate. */
+static bool migrates_from_sys(const struct mthp *m, char *ptr, enum migration way,
+			      enum destination given)
+{
+	if (way != WAY_TO_DEV && !migrates(m, ptr, WAY_TO_DEV, GIVEN_SAME))
+		return false;
+	return migrates(m, ptr, way, given);
+}
+
 TEST_F_TIMEOUT(hmm_mthp, soft_dirty, 120)
 {
 	const struct mthp *m = &self->mthp;
 	enum destination given;
-	unsigned long i;
 	enum migration way;
 	char *ptr;
 
 	if (!softdirty_supported())
 		SKIP(return, "no soft-dirty bits");
 
-	for (way = WAY_TO_SYS; way < NR_WAYS; way++) {
-		for (given = GIVEN_SAME; given < GIVEN_NONE; given++) {
+	for (way = 0; way < NR_WAYS; way++) {
+		for (given = 0; given < NR_GIVEN; given++) {
 			ptr = folio_in_sys(m, 1);
 			ASSERT_NE(ptr, NULL);
 			clear_softdirty();
-			for (i = 0; i < m->npages; i++) {
-				if (is_marked(i))
-					fill(ptr + i * page_size, 1, 2);
-			}
+			fill_marked(m, ptr, 2);
 			ASSERT_TRUE(bits_are(m, ptr, PM_SOFT_DIRTY));
-			EXPECT_TRUE(migrates(m, ptr, WAY_TO_DEV, GIVEN_SAME));
-			EXPECT_TRUE(bits_are(m, ptr, PM_SOFT_DIRTY));
-			EXPECT_TRUE(migrates(m, ptr, way, given));
+			EXPECT_TRUE(migrates_from_sys(m, ptr, way, given));
 			EXPECT_TRUE(bits_are(m, ptr, PM_SOFT_DIRTY))
+				TH_LOG("%s, %s", way_names[way], given_names[given]);
+			touch(ptr);
+			EXPECT_TRUE(bits_are(m, ptr, PM_SOFT_DIRTY));
+			ASSERT_EQ(munmap(ptr, m->size), 0);
+		}
+	}
+}
+
+static bool marked_hold(const struct mthp *m, char *ptr, unsigned int seed)
+{
+	unsigned long i;
+
+	for (i = 0; i < m->npages; i++) {
+		if (is_marked(i) && !holds(ptr + i * page_size, 1, seed))
+			return false;
+	}
+	return true;
+}
+
+static bool unmarked_hold(const struct mthp *m, char *ptr, unsigned int seed)
+{
+	unsigned long i;
+
+	for (i = 0; i < m->npages; i++) {
+		if (!is_marked(i) && !holds_from(ptr + i * page_size, i, 1, seed))
+			return false;
+	}
+	return true;
+}
+
+/* Whether the marked pages, and no others, can be written without a fault. */
+static bool marked_are_writable(const struct mthp *m, char *ptr)
+{
+	const unsigned char *perms = snapshot(m->fd, ptr, m->npages);
+	unsigned long i;
+
+	for (i = 0; i < m->npages; i++) {
+		if (perms[i] == HMM_DMIRROR_PROT_ERROR ||
+		    !(perms[i] & HMM_DMIRROR_PROT_WRITE) == is_marked(i)) {
+			fprintf(stderr, "# page %lu: %x\n", i, perms[i]);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* A folio, of which a process that has exited has left the marked pages to be written again. */
+static char *folio_once_shared(const struct mthp *m)
+{
+	char *ptr = folio_in_sys(m, 1);
+	pid_t pid;
+
+	if (!ptr)
+		return NULL;
+	pid = fork();
+	if (!pid)
+		_exit(0);
+	if (pid < 0 || !exited_well(pid))
+		return NULL;
+	fill_marked(m, ptr, 2);
+	return marked_are_writable(m, ptr) &&
+	       are(m, ptr, m->npages, false, m->order) ? ptr : NULL;
+}
+
+/* Whether parent and child each have their own after this. */
+static bool share_again(const struct mthp *m, char *ptr)
+{
+	int fds[2];
+	pid_t pid;
+	char c;
+
+	if (!CHECK(!pipe(fds)))
+		return false;
+	pid = fork();
+	if (!pid) {
+		close(fds[1]);
+		REQUIRE(read(fds[0], &c, 1) == 0);
+		REQUIRE(marked_hold(m, ptr, 2) && unmarked_hold(m, ptr, 1));
+		fill(ptr, m->npages, 3);
+		REQUIRE(holds(ptr, m->npages, 3));
+		_exit(0);
+	}
+	close(fds[0]);
+	fill(ptr, m->npages, 4);
+	close(fds[1]);
+	return CHECK(pid > 0) && CHECK(exited_well(pid)) && CHECK(holds(ptr, m->npages, 4));
+}
+
+/* Some pages are exclusive, and can be written, and some are not: all remain what they are. */
+TEST_F_TIMEOUT(hmm_mthp, exclusive_in_part, 120)
+{
+	const struct mthp *m = &self->mthp;
+	enum destination given;
+	unsigned int i;
+	char *ptr;
+
+	for (i = 0; i < ARRAY_SIZE(main_ways); i++) {
+		for (given = 0; given < NR_GIVEN; given++) {
+			const enum migration way = main_ways[i];
+
+			ptr = folio_once_shared(m);
+			ASSERT_NE(ptr, NULL);
+			EXPECT_TRUE(migrates_from_sys(m, ptr, way, given));
+			EXPECT_TRUE(marked_are_writable(m, ptr))
+				TH_LOG("%s, %s", way_names[way], given_names[given]);
+			EXPECT_TRUE(share_again(m, ptr))
 				TH_LOG("%s, %s", way_names[way], given_names[given]);
 			ASSERT_EQ(munmap(ptr, m->size), 0);
 		}
+	}
+}
+
+/*
+ * A folio that the process does without is dropped unless it is dirty. Nothing tells
+ * of a PTE whether that is, but what was written must not be dropped.
+ */
+TEST_F_TIMEOUT(hmm_mthp, written_after_free, 120)
+{
+	const struct mthp *m = &self->mthp;
+	enum destination given;
+	unsigned int i;
+	char *ptr;
+
+	for (i = 0; i < ARRAY_SIZE(main_ways); i++) {
+		for (given = 0; given < NR_GIVEN; given++) {
+			const enum migration way = main_ways[i];
+
+			ptr = folio_in_sys(m, 1);
+			ASSERT_NE(ptr, NULL);
+			ASSERT_EQ(madvise(ptr, m->size, MADV_FREE), 0);
+			fill_marked(m, ptr, 2);
+			EXPECT_TRUE(migrates_from_sys(m, ptr, way, given));
+			ASSERT_EQ(to_sys(m->fd, ptr, m->npages), 0);
+			ASSERT_EQ(madvise(ptr, m->size, MADV_PAGEOUT), 0);
+			EXPECT_TRUE(marked_hold(m, ptr, 2))
+				TH_LOG("%s, %s", way_names[way], given_names[given]);
+			ASSERT_EQ(munmap(ptr, m->size), 0);
+		}
+	}
+}
+
+/* Pages of the memory from @ptr on, which is a VMA of its own, that were accessed. */
+static long accessed(char *ptr)
+{
+	FILE *smaps = fopen("/proc/self/smaps", "r");
+	char start[32], line[512];
+	long kib = -1;
+
+	if (!smaps)
+		return -1;
+	snprintf(start, sizeof(start), "%08lx-", (unsigned long)ptr);
+	if (check_for_pattern(smaps, start, line, sizeof(line)) &&
+	    check_for_pattern(smaps, "Referenced:", line, sizeof(line)))
+		sscanf(line, "Referenced: %ld", &kib);
+	fclose(smaps);
+	return kib < 0 ? -1 : kib / ((long)page_size >> 10);
+}
+
+/* From now on no page has been accessed but the marked ones. */
+static bool access_marked(const struct mthp *m, char *ptr)
+{
+	unsigned long i;
+
+	/* The TLB does not know that unless it is flushed. */
+	write_file("/proc/self/clear_refs", "1", 2);
+	if (mprotect(ptr, m->size, PROT_READ) ||
+	    mprotect(ptr, m->size, PROT_READ | PROT_WRITE) || accessed(ptr))
+		return false;
+	for (i = 0; i < m->npages; i++) {
+		if (is_marked(i))
+			touch(ptr + i * page_size);
+	}
+	return true;
+}
+
+/* Which pages were accessed is known of those that stay, whatever keeps them. */
+TEST_F_TIMEOUT(hmm_mthp, young, 60)
+{
+	const struct mthp *m = &self->mthp;
+	const unsigned int order = given_order(m, GIVEN_SMALLER);
+	const unsigned long half = m->npages / 2;
+	const struct {
+		const char *keeps;
+		struct hmm_dmirror_inject faults;
+		bool pipe;
+		unsigned long stay;
+	} cases[] = {
+		{ "nothing is given", { .fail_to_dev = (2U << m->order) - 1 }, false, m->npages },
+		{ "a pipe has a page", {}, true, m->npages },
+		{ "the first half is left out", {
+			.fail_to_dev = 1U << m->order,
+			.leave_out = order ? 0x5555555555555555ULL : 0x3333333333333333ULL,
+		}, false, half },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct hmm_dmirror_inject faults = cases[i].faults;
+		char *ptr = folio_in_sys(m, 1);
+		struct iovec iov = { .iov_base = ptr, .iov_len = page_size };
+		int fds[2];
+
+		ASSERT_NE(ptr, NULL);
+		ASSERT_EQ(pipe(fds), 0);
+		if (cases[i].pipe)
+			ASSERT_EQ(vmsplice(fds[1], &iov, 1, 0), page_size);
+		ASSERT_TRUE(access_marked(m, ptr));
+		ASSERT_EQ(accessed(ptr), (m->npages + 1) / 3);
+
+		faults.flags = HMM_DMIRROR_INJECT_LARGE;
+		ASSERT_EQ(inject(m->fd, faults), 0);
+		EXPECT_EQ(to_dev(m->fd, ptr, m->npages), -ENOENT);
+		ASSERT_EQ(give_whole(m), 0);
+		EXPECT_EQ(on_device(m->fd, ptr, m->npages), m->npages - cases[i].stay);
+		EXPECT_EQ(accessed(ptr), (cases[i].stay + 1) / 3)
+			TH_LOG("%s", cases[i].keeps);
+		EXPECT_TRUE(holds(ptr, m->npages, 1));
+		close(fds[0]);
+		close(fds[1]);
 	}
 }
 
@@ -1037,7 +1410,7 @@ TEST_F_TIMEOUT(hmm_mthp, write_protected_by_userfaultfd, 120)
 		SKIP(return, "userfaultfd does not protect from writes");
 
 	for (way = 0; way < NR_WAYS; way++) {
-		for (given = GIVEN_SAME; given < GIVEN_NONE; given++) {
+		for (given = 0; given < NR_GIVEN; given++) {
 			struct uffdio_writeprotect wp = { .range.len = m->size };
 
 			ptr = folio_for(m, way, 1);
@@ -1080,7 +1453,7 @@ TEST_F_TIMEOUT(hmm_mthp, pinned, 60)
 	if (gup < 0)
 		SKIP(return, "no gup_test, or debugfs is not mounted");
 
-	for (given = GIVEN_SAME; given < GIVEN_NONE; given++) {
+	for (given = 0; given < NR_GIVEN; given++) {
 		ptr = folio_in_sys(m, 1);
 		ASSERT_NE(ptr, NULL);
 		pfn = pfn_of(m, ptr);
@@ -1088,7 +1461,7 @@ TEST_F_TIMEOUT(hmm_mthp, pinned, 60)
 		ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_START, &pin), 0);
 
 		before = counters(m);
-		EXPECT_TRUE(CHECK(!give(m, given, HMM_DMIRROR_INJECT_LARGE)));
+		EXPECT_EQ(give(m, WAY_TO_DEV, given, HMM_DMIRROR_INJECT_LARGE), 0);
 		EXPECT_EQ(to_dev(m->fd, ptr, m->npages), -ENOENT);
 		ASSERT_EQ(give_whole(m), 0);
 		EXPECT_TRUE(are(m, ptr, m->npages, false, m->order));
@@ -1134,40 +1507,85 @@ TEST_F_TIMEOUT(hmm_mthp, in_a_pipe, 60)
 	EXPECT_TRUE(holds(ptr, m->npages, 1));
 }
 
-/*
- * Swaps a folio out, and in again while a child that has it swapped does not, so that
- * it is in the swap cache. False if it cannot be had there as a whole.
- */
-static bool in_swap_cache(const struct mthp *m, char *ptr, int fds[2])
+/* Who has a folio in swap, and the socket by which it is told to read that. */
+struct swapped {
+	pid_t	child;
+	int	socket;
+};
+
+static void swapped_child(const struct mthp *m, char *ptr, int socket)
 {
-	unsigned long i;
 	char c;
 
-	if (madvise(ptr, m->size, MADV_PAGEOUT) ||
-	    socketpair(AF_UNIX, SOCK_STREAM, 0, fds))
+	/* Reads when it is told to, and lives until the socket is closed. */
+	if (read(socket, &c, 1) == 1) {
+		REQUIRE(holds(ptr, m->npages, 1));
+		REQUIRE(write(socket, "", 1) == 1);
+		REQUIRE(read(socket, &c, 1) == 0);
+		REQUIRE(holds(ptr, m->npages, 1));
+	}
+	_exit(0);
+}
+
+static bool swapped_reads(const struct swapped *swapped)
+{
+	char c;
+
+	return write(swapped->socket, "", 1) == 1 && read(swapped->socket, &c, 1) == 1;
+}
+
+static bool swapped_ends(struct swapped *swapped)
+{
+	close(swapped->socket);
+	return exited_well(swapped->child);
+}
+
+/* Starts to write a folio to swap. */
+static bool swap_out(const struct mthp *m, const struct nbd_swap *swap, char *ptr)
+{
+	unsigned long i;
+
+	if (!nbd_swap_hold(swap, true) || madvise(ptr, m->size, MADV_PAGEOUT))
 		return false;
 	for (i = 0; i < m->npages; i++) {
 		if (!pagemap_is_swapped(m->pagemap, ptr + i * page_size))
 			return false;
 	}
-	switch (fork()) {
-	case -1:
+	return true;
+}
+
+/* Maps it again before that has come to its end. */
+static bool swap_in(const struct mthp *m, char *ptr)
+{
+	return holds(ptr, m->npages, 1) && are(m, ptr, m->npages, false, m->order) &&
+	       has_flag(m, ptr, KPF_WRITEBACK);
+}
+
+/*
+ * The swap cache has a folio while a child has it swapped. What is read from swap, a huge
+ * page is not, but this one has not left memory.
+ */
+static bool in_swap_cache(const struct mthp *m, const struct nbd_swap *swap, char *ptr,
+			  struct swapped *swapped)
+{
+	int fds[2];
+
+	if (!CHECK(swap_out(m, swap, ptr)) ||
+	    !CHECK(!socketpair(AF_UNIX, SOCK_STREAM, 0, fds)))
 		return false;
-	case 0:
-		/* Reads when it is told to, and lives until the socket is closed. */
+	swapped->child = fork();
+	swapped->socket = fds[1];
+	if (!swapped->child) {
 		close(fds[1]);
-		if (read(fds[0], &c, 1) == 1) {
-			REQUIRE(holds(ptr, m->npages, 1));
-			REQUIRE(write(fds[0], "", 1) == 1);
-			REQUIRE(read(fds[0], &c, 1) == 0);
-			REQUIRE(holds(ptr, m->npages, 1));
-		}
-		_exit(0);
+		swapped_child(m, ptr, fds[0]);
 	}
 	close(fds[0]);
-	force_read_pages(ptr, m->npages, page_size);
-	return has_flag(m, ptr, KPF_SWAPCACHE) &&
-	       are(m, ptr, m->npages, false, m->order);
+	if (!CHECK(swapped->child > 0) || !CHECK(swap_in(m, ptr)) ||
+	    !CHECK(nbd_swap_hold(swap, false)))
+		return false;
+	while (has_flag(m, ptr, KPF_WRITEBACK))
+		sched_yield();
+	return CHECK(has_flag(m, ptr, KPF_SWAPCACHE));
 }
 
 static bool all_exited_well(void)
@@ -1180,51 +1598,54 @@ static bool all_exited_well(void)
 	return ok;
 }
 
-/* It stays, whole, as long as the swap entries of others lead to it. */
-TEST_F_TIMEOUT(hmm_mthp, in_swap_cache, 60)
-{
-	const struct mthp *m = &self->mthp;
-	int fds[2];
-	char *ptr, c;
-
-	/* No other processor keeps the folio in a batch for the LRU lists. */
-	ASSERT_TRUE(cpus_pin(0));
-	ptr = folio_in_sys(m, 1);
-	ASSERT_NE(ptr, NULL);
-	if (!in_swap_cache(m, ptr, fds))
-		SKIP(return, "no swap, or not in folios of this order");
-	EXPECT_EQ(to_dev(m->fd, ptr, m->npages), -ENOENT);
-	EXPECT_TRUE(are(m, ptr, m->npages, false, m->order));
-	EXPECT_TRUE(holds(ptr, m->npages, 1));
-
-	ASSERT_EQ(write(fds[1], "", 1), 1);
-	ASSERT_EQ(read(fds[1], &c, 1), 1);
-	EXPECT_TRUE(migrates(m, ptr, WAY_TO_DEV, GIVEN_SAME));
-	EXPECT_TRUE(device_holds(m, ptr, 1));
-	fill(ptr, m->npages, 2);
-	EXPECT_TRUE(device_holds(m, ptr, 2));
-	close(fds[1]);
-	EXPECT_TRUE(all_exited_well());
-}
-
-/* Starts to write a folio to swap, and maps it again before that has come to its end. */
-static bool while_written(const struct mthp *m, char *ptr)
-{
-	return !madvise(ptr, m->size, MADV_PAGEOUT) &&
-	       pagemap_is_swapped(m->pagemap, ptr) && holds(ptr, m->npages, 1) &&
-	       are(m, ptr, m->npages, false, m->order) && has_flag(m, ptr, KPF_WRITEBACK);
-}
-
-static bool stays_while_written(const struct mthp *m, char *ptr, enum destination given)
+/* What has one of KPF_* stays with it. */
+static bool stays(const struct mthp *m, char *ptr, enum destination given, __u64 flag)
 {
 	const unsigned long pfn = pfn_of(m, ptr);
 	bool ok;
 
-	ok = CHECK(!give(m, given, HMM_DMIRROR_INJECT_LARGE)) &&
+	ok = CHECK(!give(m, WAY_TO_DEV, given, HMM_DMIRROR_INJECT_LARGE)) &&
 	     CHECK(to_dev(m->fd, ptr, m->npages) == -ENOENT);
 	return CHECK(!give_whole(m)) && ok && CHECK(pfn_of(m, ptr) == pfn) &&
 	       CHECK(are(m, ptr, m->npages, false, m->order)) &&
-	       CHECK(has_flag(m, ptr, KPF_WRITEBACK));
+	       CHECK(has_flag(m, ptr, flag));
+}
+
+static bool while_in_swap_cache(const struct mthp *m, const struct nbd_swap *swap,
+				enum destination given)
+{
+	char *ptr = folio_in_sys(m, 1);
+	struct swapped swapped = {};
+	bool ok;
+
+	if (!CHECK(ptr))
+		return false;
+	ok = in_swap_cache(m, swap, ptr, &swapped) &&
+	     stays(m, ptr, given, KPF_SWAPCACHE) && CHECK(holds(ptr, m->npages, 1)) &&
+	     CHECK(swapped_reads(&swapped)) && migrates(m, ptr, WAY_TO_DEV, given) &&
+	     CHECK(device_holds(m, ptr, 1));
+	fill(ptr, m->npages, 2);
+	ok &= CHECK(device_holds(m, ptr, 2));
+	return (!swapped.child || CHECK(swapped_ends(&swapped))) &&
+	       CHECK(!munmap(ptr, m->size)) && ok;
+}
+
+/* It stays, whole, as long as the swap entries of others lead to it. */
+TEST_F_TIMEOUT(hmm_mthp, in_swap_cache, 60)
+{
+	const struct mthp *m = &self->mthp;
+	enum destination given;
+	struct nbd_swap swap;
+
+	if (!nbd_swap_start(&swap))
+		SKIP(return, "no network block device to swap to");
+	/* No other processor keeps the folio in a batch for the LRU lists. */
+	EXPECT_TRUE(cpus_pin(0));
+	for (given = 0; given < NR_GIVEN; given++) {
+		EXPECT_TRUE(while_in_swap_cache(m, &swap, given))
+			TH_LOG("%s", given_names[given]);
+	}
+	nbd_swap_stop(&swap);
 }
 
 /* It stays, whole, until it has been written, whatever there is for it. */
@@ -1241,10 +1662,9 @@ TEST_F_TIMEOUT(hmm_mthp, under_writeback, 60)
 	EXPECT_TRUE(cpus_pin(0));
 	ptr = folio_in_sys(m, 1);
 	EXPECT_NE(ptr, NULL);
-	EXPECT_TRUE(nbd_swap_hold(&swap, true));
-	EXPECT_TRUE(ptr && while_written(m, ptr));
-	for (given = GIVEN_SAME; ptr && given < GIVEN_NONE; given++) {
-		EXPECT_TRUE(stays_while_written(m, ptr, given));
+	EXPECT_TRUE(ptr && swap_out(m, &swap, ptr) && swap_in(m, ptr));
+	for (given = 0; ptr && given < NR_GIVEN; given++) {
+		EXPECT_TRUE(stays(m, ptr, given, KPF_WRITEBACK));
 		EXPECT_TRUE(holds(ptr, m->npages, given + 1));
 		fill(ptr, m->npages, given + 2);
 	}
@@ -1253,8 +1673,8 @@ TEST_F_TIMEOUT(hmm_mthp, under_writeback, 60)
 
 	EXPECT_FALSE(has_flag(m, ptr, KPF_WRITEBACK));
 	EXPECT_TRUE(migrates(m, ptr, WAY_TO_DEV, GIVEN_SAME));
-	EXPECT_TRUE(device_holds(m, ptr, GIVEN_NONE + 1));
-	EXPECT_TRUE(holds(ptr, m->npages, GIVEN_NONE + 1));
+	EXPECT_TRUE(device_holds(m, ptr, NR_GIVEN + 1));
+	EXPECT_TRUE(holds(ptr, m->npages, NR_GIVEN + 1));
 }
 
 /*
@@ -1296,7 +1716,7 @@ static void shared_await(int fd)
 static void shared_migrate(struct shared *shared, bool here)
 {
 	const struct mthp *m = &shared->mthp;
-	const bool device = shared->way == WAY_TO_DEV;
+	const bool device = (shared->way == WAY_TO_DEV) != (shared->given == GIVEN_NONE);
 
 	if (!here) {
 		REQUIRE(are(m, shared->ptr, m->npages, device,
@@ -1304,7 +1724,8 @@ static void shared_migrate(struct shared *shared, bool here)
 		return;
 	}
 	/* A CPU fault is served as the owner says. */
-	REQUIRE(!give(&shared->owner, shared->given, HMM_DMIRROR_INJECT_LARGE));
+	REQUIRE(!give(&shared->owner, shared->way, shared->given,
+		      HMM_DMIRROR_INJECT_LARGE));
 	REQUIRE(migrates(m, shared->ptr, shared->way, shared->given));
 	REQUIRE(!give_whole(&shared->owner));
 }
@@ -1397,20 +1818,17 @@ static void shared_parent(struct shared *shared)
 static void shared_test(struct __test_metadata *_metadata, const struct mthp *m,
 			enum sequel next)
 {
-	static const enum migration ways[] = {
-		WAY_TO_DEV, WAY_TO_SYS, WAY_FAULT_MIDDLE, WAY_EVICT,
-	};
 	const __u64 in_use = stats(m->fd).in_use;
 	unsigned int i;
 
 	ASSERT_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
-	for (i = 0; i < 2 * ARRAY_SIZE(ways) * GIVEN_NONE; i++) {
+	for (i = 0; i < 2 * ARRAY_SIZE(main_ways) * NR_GIVEN; i++) {
 		struct shared shared = {
 			.mthp = *m,
 			.next = next,
 			.in_child = i % 2,
-			.way = ways[i / 2 % ARRAY_SIZE(ways)],
-			.given = i / (2 * ARRAY_SIZE(ways)),
+			.way = main_ways[i / 2 % ARRAY_SIZE(main_ways)],
+			.given = i / (2 * ARRAY_SIZE(main_ways)),
 		};
 		pid_t pid = fork();
 
