@@ -232,9 +232,11 @@ impl WorkItem<WATCH> for Queue {
         state.verdict = Some((state.completed, Outcome::TIMEOUT));
         state.stopped = true;
         drop(state);
-        // Where this fails there is no device any more.
-        let _ = this.control.stop_queue(this.id);
-        this.end(Outcome::STOPPED);
+        this.end(match this.control.stop_queue(this.id) {
+            Ok(_) => Outcome::STOPPED,
+            // There is no device any more.
+            Err(_) => Outcome::LOST,
+        });
     }
 }
 

@@ -435,26 +435,24 @@ impl Mirror {
         let addr = window.dma_address(dev)?;
         // As `lib/test_hmm.c` does.
         let moves_large = false;
+        let mirror = KBox::new_uninit(GFP_KERNEL)?;
         let vm = gpu.create_space(dev, drm.into(), current!().mm().ok_or(EINVAL)?, moves_large)?;
 
-        // From here on the drop ends the address space, before the window goes.
-        let mirror = KBox::pin_init(
-            try_pin_init!(Self {
-                drm: drm.into(),
-                gpu,
-                vm,
-                window <- new_mutex!(window, "tern::Mirror::window"),
-            }? Error),
-            GFP_KERNEL,
-        )?;
+        // Cannot fail. From here on the drop ends the address space, before the window goes.
+        let mirror: Pin<KBox<Self>> = mirror.write_pin_init(try_pin_init!(Self {
+            drm: drm.into(),
+            gpu,
+            vm,
+            window <- new_mutex!(window, "tern::Mirror::window"),
+        }? Error))?;
         mirror
             .vm
             .map_own(Window::BASE, Window::SIZE / PAGE_SIZE, addr)?;
         Ok(mirror)
     }
 
-    /// Lets the device read or write memory; returns the number of pages that it did. What is
-    /// done for its faults is `policy`. Sleeps.
+    /// Lets the device read or write memory; returns the number of its faults. What is done for
+    /// them is `policy`. Sleeps.
     ///
     /// Fails as the core does for memory that the process does not have, and with `ENOENT` if
     /// faults are refused and the device cannot reach all of it.
@@ -472,6 +470,8 @@ impl Mirror {
             queue: self.gpu.create_queue(dev, self.vm.clone(), 2)?,
         };
         let is_refused = matches!(policy, Policy::Refuse);
+        let faults = &self.vm.origin.stats.faults;
+        let before = faults.get();
 
         self.vm.set_policy(policy);
         for addr in range.clone().step_by(Window::DATA_SIZE) {
@@ -489,7 +489,7 @@ impl Mirror {
                 _ => return Err(EIO),
             }
         }
-        Ok((range.len() / PAGE_SIZE) as u64)
+        Ok(faults.get() - before)
     }
 
     /// Why an access faulted, in the core's words.
@@ -516,18 +516,19 @@ impl Mirror {
         transfer: Transfer,
     ) -> Result {
         let range = args.range()?;
-        let before = self.vm.origin.stats.faults.get();
 
-        args.cpages = self.transfer(dev, mm, &range, transfer, Policy::Map(range.clone()))?;
-        args.faults = self.vm.origin.stats.faults.get() - before;
+        args.faults = self.transfer(dev, mm, &range, transfer, Policy::Map(range.clone()))?;
+        args.cpages = (range.len() / PAGE_SIZE) as u64;
         Ok(())
     }
 
     /// Shows the caller what the device has now.
     fn show(&self, dev: &Device<Bound>, mm: &MmWithUser, args: &mut Command) -> Result {
         let reader = Transfer::Read(args.data(1)?.writer());
+        let range = args.range()?;
 
-        args.cpages = self.transfer(dev, mm, &args.range()?, reader, Policy::Refuse)?;
+        self.transfer(dev, mm, &range, reader, Policy::Refuse)?;
+        args.cpages = (range.len() / PAGE_SIZE) as u64;
         Ok(())
     }
 

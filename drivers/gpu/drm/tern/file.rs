@@ -46,7 +46,10 @@ use crate::{
     },
     gpu::Gpu,
     hw,
-    stats::Stats,
+    stats::{
+        Counter,
+        Stats, //
+    },
     svm::{
         migrate::moves_large,
         prefetch::{
@@ -105,6 +108,8 @@ struct Objects {
 #[pin_data(PinnedDrop)]
 pub(crate) struct File {
     gpu: Arc<Gpu>,
+    /// Bytes in its buffers, those included of which only mappings are left.
+    buffer_bytes: Arc<Counter>,
     #[pin]
     objects: Mutex<Objects>,
 }
@@ -114,10 +119,12 @@ impl drm::file::DriverFile for File {
 
     fn open(dev: &TernDevice) -> Result<Pin<KBox<Self>>> {
         let gpu: Arc<Gpu> = Arc::clone(dev);
+        let buffer_bytes = Arc::new(Counter::default(), GFP_KERNEL)?;
 
         KBox::pin_init(
             try_pin_init!(Self {
                 gpu,
+                buffer_bytes,
                 objects <- new_mutex!(Objects {
                     vms: Handles(KVec::new()),
                     queues: Handles(KVec::new()),
@@ -127,14 +134,15 @@ impl drm::file::DriverFile for File {
         )
     }
 
-    /// What of the file's address spaces is seen in `/proc/PID/fdinfo`.
+    /// What of the file's buffers and address spaces is seen in `/proc/PID/fdinfo`.
     fn show_fdinfo(file: &DrmFile, p: &Printer) {
         let sum = Stats::default();
+        let own = file.inner().get_ref();
 
-        for vm in file.inner().get_ref().objects.lock().vms.0.iter().flatten() {
+        for vm in own.objects.lock().vms.0.iter().flatten() {
             sum.add(&vm.origin.stats);
         }
-        let resident = sum.resident_bytes.get();
+        let resident = sum.resident_bytes.get() + own.buffer_bytes.get();
         p.memory_region(
             c"vram",
             &Region {
@@ -433,7 +441,9 @@ impl File {
         let unknown = args.flags & !uapi::drm_tern_gem_flags_DRM_TERN_GEM_CPU;
 
         zero(&[unknown.into(), args.reserved[0], args.reserved[1]])?;
-        let buffer = TernObject::new(dev, usize::try_from(args.size)?, BufferArgs { cpu })?;
+        let in_file = file.inner().get_ref().buffer_bytes.clone();
+        let buffer_args = BufferArgs { cpu, in_file };
+        let buffer = TernObject::new(dev, usize::try_from(args.size)?, buffer_args)?;
         args.mmap_offset = buffer.create_mmap_offset()?;
         args.handle = buffer.create_handle(file)?;
         Ok(0)

@@ -31,6 +31,7 @@ use crate::{
     },
     gpu::Gpu,
     memory::DeviceMemory,
+    stats::Counter,
     vram::MAX_ORDER, //
 };
 
@@ -59,32 +60,33 @@ pub(crate) struct Buffer {
     extents: KVVec<Extent>,
     /// The CPU may map it.
     cpu: bool,
+    /// Bytes in buffers of the file that it is of.
+    in_file: Arc<Counter>,
 }
 
 /// How a buffer is to be.
 pub(crate) struct BufferArgs {
     /// All of it is within reach of the CPU.
     pub(crate) cpu: bool,
+    /// Bytes in buffers of the file that it will be of.
+    pub(crate) in_file: Arc<Counter>,
 }
 
 impl Buffer {
     /// A buffer of zeros. May sleep. Fails with `ENOSPC` if there is not as much memory, `EIO` if
     /// the device is lost.
-    fn make(gpu: &Gpu, pages: usize, cpu: bool) -> Result<Self> {
+    fn make(gpu: &Gpu, pages: usize, args: BufferArgs) -> Result<Self> {
         if gpu.regs.is_lost() {
             return Err(EIO);
         }
-        let memory = gpu.memory.clone();
-        let limit = if cpu {
-            gpu.aperture_pages()
-        } else {
-            memory.vram.pages()
-        };
+        let BufferArgs { cpu, in_file } = args;
         let mut buffer = Self {
-            memory,
+            memory: gpu.memory.clone(),
             extents: KVVec::new(),
             cpu,
+            in_file,
         };
+        let limit = cpu.then(|| gpu.aperture_pages());
 
         buffer.allocate(pages, limit)?;
         buffer.clear()?;
@@ -107,12 +109,13 @@ impl Buffer {
         Some((extent.vram + page - extent.first, extent.end() - page))
     }
 
-    /// Allocates `pages` pages before page `limit` of VRAM, in blocks as large as there are.
-    fn allocate(&mut self, pages: usize, limit: usize) -> Result {
+    /// Allocates `pages` pages, with `limit` before that page of VRAM, in blocks as large as there
+    /// are.
+    fn allocate(&mut self, pages: usize, limit: Option<usize>) -> Result {
         let mut first = 0;
         let mut largest = MAX_ORDER;
 
-        if pages > limit {
+        if pages > limit.unwrap_or(self.memory.vram.pages()) {
             return Err(ENOSPC);
         }
         while first < pages {
@@ -129,6 +132,7 @@ impl Buffer {
                 .inspect_err(|_| {
                     self.memory.vram.free_buffer(vram, order);
                 })?;
+            self.in_file.add(4096 << order);
         }
         Ok(())
     }
@@ -152,6 +156,7 @@ impl Drop for Buffer {
         // from the device's page tables and waited until the device knows.
         for extent in &self.extents {
             self.memory.vram.free_buffer(extent.vram, extent.order);
+            self.in_file.sub(4096 << extent.order);
         }
     }
 }
@@ -161,7 +166,7 @@ impl gem::DriverObject for Buffer {
     type Args = BufferArgs;
 
     fn new(dev: &TernDevice, size: usize, args: BufferArgs) -> impl PinInit<Self, Error> {
-        Self::make(dev, size >> 12, args.cpu)
+        Self::make(dev, size >> 12, args)
     }
 }
 

@@ -9,6 +9,8 @@
 //!
 //! Units are pages of 4 KiB, offsets count from the start of VRAM.
 
+use core::ops::Range;
+
 use kernel::{
     new_spinlock,
     prelude::*,
@@ -23,8 +25,8 @@ const ORDERS: usize = MAX_ORDER + 1;
 struct FreeMap {
     bits: KVVec<u64>,
     free: usize,
-    /// No word below this one has a bit set.
-    hint: usize,
+    /// No other words have a bit set.
+    hint: Range<usize>,
 }
 
 impl FreeMap {
@@ -32,14 +34,19 @@ impl FreeMap {
         Ok(Self {
             bits: KVVec::from_elem(0, blocks.div_ceil(64), GFP_KERNEL)?,
             free: 0,
-            hint: 0,
+            hint: 0..0,
         })
     }
 
     fn insert(&mut self, block: usize) {
         self.bits[block / 64] |= 1 << (block % 64);
         self.free += 1;
-        self.hint = self.hint.min(block / 64);
+        let word = block / 64;
+        self.hint = if self.hint.is_empty() {
+            word..word + 1
+        } else {
+            self.hint.start.min(word)..self.hint.end.max(word + 1)
+        };
     }
 
     /// Takes `block` out; false if it was not free.
@@ -57,12 +64,17 @@ impl FreeMap {
     }
 
     fn first(&mut self) -> Option<usize> {
-        if self.free == 0 {
-            return None;
-        }
-        let word = (self.hint..self.bits.len()).find(|&i| self.bits[i] != 0)?;
-        self.hint = word;
-        Some(word * 64 + self.bits[word].trailing_zeros() as usize)
+        let word = self.hint.clone().find(|&i| self.bits[i] != 0);
+
+        self.hint.start = word.unwrap_or(self.hint.end);
+        word.map(|i| i * 64 + self.bits[i].trailing_zeros() as usize)
+    }
+
+    fn last(&mut self) -> Option<usize> {
+        let word = self.hint.clone().rfind(|&i| self.bits[i] != 0);
+
+        self.hint.end = word.map_or(self.hint.start, |i| i + 1);
+        word.map(|i| i * 64 + 63 - self.bits[i].leading_zeros() as usize)
     }
 }
 
@@ -98,14 +110,22 @@ impl Buddy {
         Ok(buddy)
     }
 
-    /// Takes the first block of the smallest order that does, if it ends at page `limit` or before.
-    fn alloc(&mut self, order: usize, limit: usize) -> Option<usize> {
+    /// Takes a block of the smallest order that does: the first one, if that ends at page `limit`
+    /// or before, or the last one if there is no limit, so that those who have one find room.
+    fn alloc(&mut self, order: usize, limit: Option<usize>) -> Option<usize> {
         if self.stopped {
             return None;
         }
         let (from, mut block) = (order..ORDERS).find_map(|o| {
-            let block = self.maps[o].first()?;
-            ((block << o) + (1 << order) <= limit).then_some((o, block))
+            let map = &mut self.maps[o];
+            let block = match limit {
+                Some(limit) => map
+                    .first()
+                    .filter(|block| (block << o) + (1 << order) <= limit),
+                None => map.last(),
+            };
+
+            Some((o, block?))
         })?;
         self.maps[from].remove(block);
         for o in (order..from).rev() {
@@ -182,11 +202,11 @@ impl Vram {
 
     /// Allocates a block of `1 << order` pages; returns the offset of its first page.
     pub(crate) fn alloc(&self, order: usize) -> Option<usize> {
-        self.buddy.lock().alloc(order, self.pages)
+        self.buddy.lock().alloc(order, None)
     }
 
-    /// Allocates a block as [`Self::alloc`] does, for a buffer, before page `limit`.
-    pub(crate) fn alloc_buffer(&self, order: usize, limit: usize) -> Option<usize> {
+    /// Allocates a block as [`Self::alloc`] does, for a buffer, with `limit` before that page.
+    pub(crate) fn alloc_buffer(&self, order: usize, limit: Option<usize>) -> Option<usize> {
         let mut buddy = self.buddy.lock();
         let page = buddy.alloc(order, limit)?;
 
@@ -218,10 +238,10 @@ mod tests {
     fn whole_blocks_are_aligned_and_run_out() -> Result {
         let mut buddy = Buddy::new(4 << MAX_ORDER)?;
         for i in 0..4 {
-            assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), Some(i << MAX_ORDER));
+            assert_eq!(buddy.alloc(MAX_ORDER, None), Some((3 - i) << MAX_ORDER));
         }
-        assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), None);
-        assert_eq!(buddy.alloc(0, usize::MAX), None);
+        assert_eq!(buddy.alloc(MAX_ORDER, None), None);
+        assert_eq!(buddy.alloc(0, None), None);
         assert_eq!(buddy.free_pages, 0);
         Ok(())
     }
@@ -230,44 +250,44 @@ mod tests {
     fn single_pages_merge_into_a_whole_block() -> Result {
         let mut buddy = Buddy::new(1 << MAX_ORDER)?;
         for i in 0..1 << MAX_ORDER {
-            assert_eq!(buddy.alloc(0, usize::MAX), Some(i));
+            assert_eq!(buddy.alloc(0, None), Some(i));
         }
-        assert_eq!(buddy.alloc(0, usize::MAX), None);
+        assert_eq!(buddy.alloc(0, None), None);
         // Out of order: the odd pages first.
         for i in (1..1 << MAX_ORDER).step_by(2) {
             buddy.free(i, 0);
         }
-        assert_eq!(buddy.alloc(1, usize::MAX), None);
+        assert_eq!(buddy.alloc(1, None), None);
         for i in (0..1 << MAX_ORDER).step_by(2) {
             buddy.free(i, 0);
         }
         assert_eq!(buddy.free_pages, 1 << MAX_ORDER);
-        assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), Some(0));
+        assert_eq!(buddy.alloc(MAX_ORDER, None), Some(0));
         Ok(())
     }
 
     #[test]
     fn a_block_may_come_back_in_parts() -> Result {
         let mut buddy = Buddy::new(2 << MAX_ORDER)?;
-        let block = buddy.alloc(MAX_ORDER, usize::MAX).ok_or(ENOMEM)?;
+        let block = buddy.alloc(MAX_ORDER, None).ok_or(ENOMEM)?;
         for i in 0..1 << (MAX_ORDER - 4) {
             buddy.free(block + (i << 4), 4);
         }
         assert_eq!(buddy.free_pages, 2 << MAX_ORDER);
-        assert!(buddy.alloc(MAX_ORDER, usize::MAX).is_some());
-        assert!(buddy.alloc(MAX_ORDER, usize::MAX).is_some());
+        assert!(buddy.alloc(MAX_ORDER, None).is_some());
+        assert!(buddy.alloc(MAX_ORDER, None).is_some());
         Ok(())
     }
 
     #[test]
     fn once_stopped_it_only_takes_back() -> Result {
         let mut buddy = Buddy::new(1 << MAX_ORDER)?;
-        let page = buddy.alloc(0, usize::MAX).ok_or(ENOMEM)?;
+        let page = buddy.alloc(0, None).ok_or(ENOMEM)?;
         buddy.stopped = true;
-        assert_eq!(buddy.alloc(0, usize::MAX), None);
+        assert_eq!(buddy.alloc(0, None), None);
         buddy.free(page, 0);
         assert_eq!(buddy.free_pages, 1 << MAX_ORDER);
-        assert_eq!(buddy.alloc(0, usize::MAX), None);
+        assert_eq!(buddy.alloc(0, None), None);
         Ok(())
     }
 
@@ -275,28 +295,60 @@ mod tests {
     fn mixed_orders_do_not_overlap() -> Result {
         let mut buddy = Buddy::new(1 << MAX_ORDER)?;
         let (small, mid) = (
-            buddy.alloc(0, usize::MAX).ok_or(ENOMEM)?,
-            buddy.alloc(4, usize::MAX).ok_or(ENOMEM)?,
+            buddy.alloc(0, None).ok_or(ENOMEM)?,
+            buddy.alloc(4, None).ok_or(ENOMEM)?,
         );
         assert_eq!(mid % 16, 0);
         assert!(small < mid || small >= mid + 16);
-        assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), None);
+        assert_eq!(buddy.alloc(MAX_ORDER, None), None);
         buddy.free(small, 0);
         buddy.free(mid, 4);
-        assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), Some(0));
+        assert_eq!(buddy.alloc(MAX_ORDER, None), Some(0));
         Ok(())
     }
 
     #[test]
     fn a_limit_holds() -> Result {
         let mut buddy = Buddy::new(4 << MAX_ORDER)?;
-        let limit = 2 << MAX_ORDER;
+        let limit = Some(2 << MAX_ORDER);
         assert_eq!(buddy.alloc(MAX_ORDER, limit), Some(0));
         assert_eq!(buddy.alloc(0, limit), Some(1 << MAX_ORDER));
         assert_eq!(buddy.alloc(MAX_ORDER, limit), None);
         // Not of the block that was split, since that is beyond.
-        assert_eq!(buddy.alloc(MAX_ORDER, usize::MAX), Some(2 << MAX_ORDER));
-        assert_eq!(buddy.alloc(0, 1), None);
+        assert_eq!(buddy.alloc(MAX_ORDER, None), Some(3 << MAX_ORDER));
+        assert_eq!(buddy.alloc(0, Some(1)), None);
+        Ok(())
+    }
+
+    #[test]
+    fn what_has_no_limit_leaves_room_for_what_has() -> Result {
+        let mut buddy = Buddy::new(4 << MAX_ORDER)?;
+        let limit = Some(2 << MAX_ORDER);
+        for block in [3, 2] {
+            assert_eq!(buddy.alloc(MAX_ORDER, None), Some(block << MAX_ORDER));
+        }
+        for block in [0, 1] {
+            assert_eq!(buddy.alloc(MAX_ORDER, limit), Some(block << MAX_ORDER));
+        }
+        assert_eq!(buddy.alloc(0, None), None);
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_and_the_last_are_found_after_any_change() -> Result {
+        let mut map = FreeMap::new(256)?;
+        for block in [130, 70, 200] {
+            map.insert(block);
+        }
+        assert_eq!((map.first(), map.last()), (Some(70), Some(200)));
+        assert!(map.remove(70) && map.remove(200));
+        assert_eq!((map.first(), map.last()), (Some(130), Some(130)));
+        assert!(map.remove(130));
+        assert_eq!((map.first(), map.last()), (None, None));
+        map.insert(3);
+        assert_eq!((map.last(), map.first()), (Some(3), Some(3)));
+        map.insert(255);
+        assert_eq!((map.last(), map.first()), (Some(255), Some(3)));
         Ok(())
     }
 }

@@ -210,12 +210,21 @@ impl Block {
         }
     }
 
-    /// All pages that are wanted.
-    pub(crate) fn wanted(&self) -> PageSet {
-        let mut all = self.read;
+    /// Whether any page is wanted of those at `addresses`, some of which may lie in the block.
+    pub(crate) fn wants_any(&self, addresses: &Range<usize>) -> bool {
+        let page_at = |page| addresses.contains(&(self.start + page * PAGE_SIZE));
 
-        all.add(&self.write);
-        all
+        self.read.iter().any(page_at) || self.write.iter().any(page_at)
+    }
+
+    /// Whether a page is wanted of the aligned group of `size` pages that `addr` is in. That is
+    /// false beyond the block. `size` is a power of two of at most 64.
+    pub(crate) fn wants_near(&self, addr: usize, size: usize) -> bool {
+        addr.checked_sub(self.start).is_some_and(|offset| {
+            let page = offset / PAGE_SIZE;
+
+            self.read.any_in_group(page, size) || self.write.any_in_group(page, size)
+        })
     }
 
     /// Addresses of the block.
@@ -434,7 +443,9 @@ impl Installer {
             .fault_unlocked(mm, timeout(), &mut self.buf)?
             .lock()?;
         let mut runs = 0;
-        let is_other = |entry: &hmm::Entry<'_>| block.others.contains(entry.index());
+        // A run may go from one area to the next, where both are mapped alike.
+        let is_other =
+            |entry: &hmm::Entry<'_>| run_of(entry).all(|page| block.others.contains(page));
         let (table, entries) = stable.parts();
         for entry in entries.filter(|entry| !is_other(entry)) {
             let target = target(memory, &entry);
@@ -681,6 +692,10 @@ mod tests {
         assert_eq!(block.start, 0x20_0000);
         assert!(block.write.contains(1) && !block.read.contains(1));
         assert!(block.read.contains(0) && !block.write.contains(0));
-        assert_eq!(block.wanted().iter().count(), 2);
+        assert!(block.wants_any(&(0..0x20_1000)) && block.wants_any(&(0x20_1000..usize::MAX)));
+        assert!(!block.wants_any(&(0x20_2000..0x40_0000)) && !block.wants_any(&(0..0x20_0000)));
+        assert!(block.wants_near(0x20_f000, 16) && !block.wants_near(0x21_0000, 16));
+        assert!(!block.wants_near(0x1f_f000, 16) && !block.wants_near(0x40_0000, 16));
+        assert!(block.wants_near(0x20_1000, 1) && !block.wants_near(0x20_2000, 1));
     }
 }

@@ -65,6 +65,8 @@ use crate::{
 const BATCH: usize = 256;
 /// Areas that move at the same time, so that the copy engines always have work.
 pub(super) const IN_FLIGHT: usize = 8;
+/// The most pages that [`to_move`] gives: a block, and the rest of a huge page on both sides.
+pub(super) const MOST_PAGES: usize = 3 * BLOCK_PAGES - 2;
 
 /// The fault ring of a device.
 #[pin_data]
@@ -350,7 +352,7 @@ impl Service {
 
         for _ in 0..IN_FLIGHT {
             buffers.push(
-                migrate::Buffer::new(BLOCK_PAGES, GFP_KERNEL_ACCOUNT)?,
+                migrate::Buffer::new(MOST_PAGES, GFP_KERNEL_ACCOUNT)?,
                 GFP_KERNEL_ACCOUNT,
             )?;
         }
@@ -461,10 +463,7 @@ impl Service {
         let mut moved = 0;
         let mmap = mm.mmap_read_lock();
 
-        for block in &mut self.blocks {
-            leave_others(block, &mmap);
-        }
-        let mut areas = moving_areas(&self.blocks, &mmap, limits);
+        let mut areas = moving_areas(&mut self.blocks, &mmap, vm.moves_large, limits);
 
         loop {
             let mut moving: [Option<ToDevice<'_>>; IN_FLIGHT] = Default::default();
@@ -475,8 +474,7 @@ impl Service {
                     break;
                 };
                 any = true;
-                *slot =
-                    ToDevice::begin(vm, &mmap, vma, range, &block.wanted(), buffer).unwrap_or(None);
+                *slot = ToDevice::begin(vm, &mmap, vma, range, &block, buffer).unwrap_or(None);
             }
             if !any {
                 return moved;
@@ -489,43 +487,74 @@ impl Service {
     }
 }
 
-/// The areas of `blocks` that may move and of which anything is wanted, as far as they are within
-/// `limits`.
+/// The areas of `blocks` that may move and of which anything is wanted, as [`to_move`] has them.
 fn moving_areas<'a>(
-    blocks: &'a [Block],
+    blocks: &'a mut [Block],
     mmap: &'a MmapReadGuard<'_>,
+    large: bool,
     limits: &'a Range<usize>,
-) -> impl Iterator<Item = (&'a Block, &'a VmaRef, Range<usize>)> {
-    blocks.iter().flat_map(move |block| {
+) -> impl Iterator<Item = (Block, &'a VmaRef, Range<usize>)> {
+    blocks.iter_mut().flat_map(move |block| {
         block.areas(mmap).filter_map(move |(vma, area)| {
-            let part = area.start.max(limits.start)..area.end.min(limits.end);
-            let moves = may_move(vma) && wants_any(block, &part);
-
-            moves.then_some((block, vma, part))
+            let range = to_move(block, mmap, vma, &area, large, limits)?;
+            Some((*block, vma, range))
         })
     })
+}
+
+/// What moves of `area`, which is what `vma` has of `block`, within `limits`: all of it, or nothing
+/// if nothing of it is wanted.
+///
+/// With `large` that has the rest of folios that go from the block into its neighbours, so that
+/// they move whole. Such a folio of which nothing is wanted is left where it is.
+pub(super) fn to_move(
+    block: &mut Block,
+    mmap: &MmapReadGuard<'_>,
+    vma: &VmaRef,
+    area: &Range<usize>,
+    large: bool,
+    limits: &Range<usize>,
+) -> Option<Range<usize>> {
+    if !may_move(vma) {
+        return None;
+    }
+    if !block.wants_any(area) {
+        block.leave(area);
+        return None;
+    }
+    let mut range = area.start.max(limits.start)..area.end.min(limits.end);
+    let start = limits.start.max(vma.start());
+    let end = limits.end.min(vma.end());
+    let across = |edge| {
+        if !large || edge <= start || edge >= end {
+            return None;
+        }
+        mmap.folio_addresses(edge)
+            .filter(|folio| start <= folio.start && folio.start < edge && folio.end <= end)
+    };
+
+    if let Some(folio) = across(area.start) {
+        if block.wants_any(&folio) {
+            range.start = folio.start;
+        } else {
+            range.start = folio.end;
+            block.leave(&(area.start..folio.end));
+        }
+    }
+    if let Some(folio) = across(area.end) {
+        if block.wants_any(&folio) {
+            range.end = folio.end;
+        } else {
+            range.end = folio.start;
+            block.leave(&(folio.start..area.end));
+        }
+    }
+    (!range.is_empty()).then_some(range)
 }
 
 /// Only anonymous memory moves; the rest is used where it is.
 pub(super) fn may_move(vma: &VmaRef) -> bool {
     vma.is_anonymous() && !vma.is_hugetlb()
-}
-
-/// Leaves out areas of which nothing is wanted.
-fn leave_others(block: &mut Block, mmap: &MmapReadGuard<'_>) {
-    for (vma, area) in block.areas(mmap) {
-        if may_move(vma) && !wants_any(block, &area) {
-            block.leave(&area);
-        }
-    }
-}
-
-fn wants_any(block: &Block, range: &Range<usize>) -> bool {
-    let wanted = block.wanted();
-    let result = wanted
-        .iter()
-        .any(|page| range.contains(&(block.start + page * PAGE_SIZE)));
-    result
 }
 
 fn page_of(fault: &hw::FaultEntry) -> usize {

@@ -77,7 +77,7 @@ use crate::{
         Stats, //
     },
     svm::{
-        block::PageSet,
+        block::Block,
         Origin,
         Vm, //
     },
@@ -198,15 +198,17 @@ pub(crate) struct ToDevice<'a> {
 impl<'a> ToDevice<'a> {
     /// Collects what of `range` can move and starts to copy it. `None` if nothing can.
     ///
-    /// `range` lies in `vma` and in one block of 2 MiB. Pages that are not there are made on the
-    /// device if one of `wanted` (pages of the block) is in their group, and with them those that a
-    /// fault of the CPU would make a folio of.
+    /// `range` lies in `vma` and is what [`to_move`] gives for `block`. Pages that are not there
+    /// are made on the device if one of their group is wanted, and with them those that a fault of
+    /// the CPU would make a folio of.
+    ///
+    /// [`to_move`]: crate::svm::fault::to_move
     pub(crate) fn begin(
         vm: &'a Vm,
         mmap: &'a MmapReadGuard<'_>,
         vma: &'a VmaRef,
         range: Range<usize>,
-        wanted: &PageSet,
+        block: &Block,
         buf: &'a mut migrate::Buffer,
     ) -> Result<Option<Self>> {
         let start = Instant::<Monotonic>::now();
@@ -216,15 +218,13 @@ impl<'a> ToDevice<'a> {
         }
 
         let select = Select::SYSTEM | whole(vm.moves_large);
-        let first = range.start / PAGE_SIZE % BLOCK_PAGES;
         let mut collected = Setup::new(mmap, vma, range.clone(), select)
             .owner(memory.owner())
             .collect(buf)?;
+        let is_wanted = |page| block.wants_near(range.start + page * PAGE_SIZE, AROUND);
         let mut any = false;
         for mut entry in collected.entries() {
-            let is_wanted = |page| wanted.any_in_group(page, AROUND);
-
-            any |= set_device(vm, vma, &mut entry, first, is_wanted);
+            any |= set_device(vm, vma, &mut entry, is_wanted);
         }
         if !any {
             return Ok(None);
@@ -281,19 +281,19 @@ fn finish<K: Kind>(
     result.map(|()| pages)
 }
 
-/// Sets the destination of `entry`, which begins `first` pages after what was collected does, in
-/// device memory. False if there is none for it, or none is wanted.
+/// Sets the destination of `entry` in device memory. False if there is none for it, or none is
+/// wanted.
 ///
 /// A folio moves to the largest ones that there is room for, or stays where it is. Of a hole the
 /// pages for which `is_wanted` is true are filled, with folios that a fault of the CPU could make.
+/// It is told which page it is of those that were collected.
 fn set_device(
     vm: &Vm,
     vma: &VmaRef,
     entry: &mut Entry<'_>,
-    first: usize,
     is_wanted: impl Fn(usize) -> bool,
 ) -> bool {
-    let index = first + entry.index();
+    let index = entry.index();
     let alloc = |order| alloc_folio(&vm.memory, order, &vm.origin);
 
     if !entry.is_hole() {
@@ -399,11 +399,13 @@ fn is_waited_for(fault: &VmFault, first: usize, nr_pages: usize) -> bool {
     (first..first + nr_pages * PAGE_SIZE).contains(&fault.address())
 }
 
-/// Brings back what of `wanted` (pages of the block) is in device memory, a large folio whole.
-/// Returns the number of pages.
+/// Brings back what `block` wants and is in device memory, a large folio whole. Returns the number
+/// of pages.
 ///
-/// `range` lies in `vma` and has all of it that is in one block of 2 MiB, so that no folio is split
-/// that lies in it. May sleep.
+/// `range` lies in `vma` and is what [`to_move`] gives for `block`, so that no folio is split that
+/// lies in the area. May sleep.
+///
+/// [`to_move`]: crate::svm::fault::to_move
 ///
 /// Errors: `ENOMEM`; any other one means that the device did not do it. Nothing has moved then.
 pub(crate) fn back_to_system(
@@ -411,13 +413,11 @@ pub(crate) fn back_to_system(
     mmap: &MmapReadGuard<'_>,
     vma: &VmaRef,
     range: Range<usize>,
-    wanted: &PageSet,
+    block: &Block,
     buf: &mut migrate::Buffer,
 ) -> Result<usize> {
     let start = Instant::<Monotonic>::now();
     let (memory, stats): (&DeviceMemory, &Stats) = (&vm.memory, &vm.origin.stats);
-    let first = range.start / PAGE_SIZE % BLOCK_PAGES;
-    let block = range.start & !(BLOCK_SIZE - 1);
     let mut any = false;
 
     let select = Select::DEVICE_PRIVATE | whole(vm.moves_large);
@@ -425,12 +425,12 @@ pub(crate) fn back_to_system(
         .owner(memory.owner())
         .collect(buf)?;
     for mut entry in collected.entries() {
-        let pages = first + entry.index()..first + entry.index() + entry.nr_pages();
-        let addr = |page| block + (pages.start + page) * PAGE_SIZE;
-        let get = |page, order| alloc_system(memory, vma, addr(page), order);
+        let start = range.start + entry.index() * PAGE_SIZE;
+        let end = start + entry.nr_pages() * PAGE_SIZE;
+        let get = |page, order| alloc_system(memory, vma, start + page * PAGE_SIZE, order);
 
         // The core collects holes, too; they stay holes.
-        if !entry.is_hole() && pages.clone().any(|page| wanted.contains(page)) {
+        if !entry.is_hole() && block.wants_any(&(start..end)) {
             set_largest(&mut entry, vm.moves_large, get)?;
             any = true;
         }
@@ -503,20 +503,17 @@ pub(crate) fn evict_once(memory: &DeviceMemory) -> Result {
 /// tried again. Pages are left only if the system has no memory for them, or if the device is lost
 /// for good and with it what they held. Those are freed when the processes that map them end, of
 /// `SIGBUS` if they touch them, and the pagemap with them.
-pub(crate) fn evict(memory: &DeviceMemory) -> Result<usize> {
+pub(crate) fn evict(memory: &DeviceMemory) -> usize {
     /// Rounds in a row that achieve nothing, and the time between them: as long as a copy may take.
     const IDLE_ROUNDS: usize = 1000;
     const PAUSE: Delta = Delta::from_millis(10);
-    let mut buf = migrate::Buffer::new(BLOCK_PAGES, GFP_KERNEL)?;
     let mut idle = 0;
 
     memory.vram.stop();
     let mut left = memory.vram.folio_pages();
     while left > 0 && idle < IDLE_ROUNDS && !memory.copies.is_dead() {
-        for start in (0..memory.vram.pages()).step_by(BLOCK_PAGES) {
-            // What fails is still there in the next round.
-            let _ = evict_block(memory, start, &mut buf);
-        }
+        // What fails is still there in the next round.
+        let _ = evict_once(memory);
         let before = mem::replace(&mut left, memory.vram.folio_pages());
         if left < before {
             idle = 0;
@@ -525,7 +522,7 @@ pub(crate) fn evict(memory: &DeviceMemory) -> Result<usize> {
             fsleep(PAUSE);
         }
     }
-    Ok(left)
+    left
 }
 
 /// Brings back the block of 2 MiB at page `start`, as the folios that it has where the system has

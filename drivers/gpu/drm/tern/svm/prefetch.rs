@@ -16,16 +16,15 @@ use kernel::{
 
 use crate::{
     hw,
-    mmu::{
-        BLOCK_PAGES,
-        BLOCK_SIZE, //
-    },
+    mmu::BLOCK_SIZE,
     svm::{
         block::Block,
         fault::{
             may_move,
+            to_move,
             Service,
-            IN_FLIGHT, //
+            IN_FLIGHT,
+            MOST_PAGES, //
         },
         migrate::back_to_system,
         Space,
@@ -113,7 +112,7 @@ enum Mover {
 impl Mover {
     fn new(location: Location) -> Result<Self> {
         Ok(match location {
-            Location::System => Self::ToSystem(migrate::Buffer::new(BLOCK_PAGES, GFP_KERNEL)?),
+            Location::System => Self::ToSystem(migrate::Buffer::new(MOST_PAGES, GFP_KERNEL)?),
             Location::Device => Self::ToDevice(Service::new()?),
         })
     }
@@ -150,10 +149,13 @@ fn to_system(
     }
     let mut block = Block::at(range.start);
     let end = end.min(block.range().end);
-    let whole = block.start.max(vma.start())..block.range().end.min(vma.end());
+    let area = block.start.max(vma.start())..block.range().end.min(vma.end());
     block.want_all(&(range.start..end), hw::ACCESS_READ);
 
-    let moved = back_to_system(vm, &mmap, vma, whole, &block.wanted(), buf);
+    let Some(range) = to_move(&mut block, &mmap, vma, &area, vm.moves_large, &Space::RANGE) else {
+        return Ok((end, 0));
+    };
+    let moved = back_to_system(vm, &mmap, vma, range, &block, buf);
     let moved = moved.map_err(|e| if e == ENOMEM { e } else { EIO })?;
     Ok((end, moved))
 }
