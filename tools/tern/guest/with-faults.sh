@@ -3,29 +3,53 @@
 #
 # with-faults.sh N CMD...: runs a command in the guest while the kernel refuses every
 # Nth allocation that is made by the driver, or by what it calls, of slab objects and
-# of pages alike; 0 is none. Then the driver is unbound, which DMA-API debugging looks
-# at, and kmemleak is asked for what it has left. For the debug kernel. The selftests
-# make calls again that fail for want of memory.
+# of pages alike; 0 is none. Then the driver is unbound, which fails as often, and which
+# DMA-API debugging looks at, and kmemleak is asked for what it has left. For the debug
+# kernel. The selftests make calls again that fail for want of memory.
 
 set -e
 every=$1
 shift
 debugfs=/sys/kernel/debug
+# More than there are.
+times=1000000000
 
-# The driver's functions are next to each other.
-functions=$(grep ' [tT] .*9tern_main[0-9]' /proc/kallsyms | cut -d' ' -f1 | sort)
+# Prints where functions begin and end that are next to each other, of which the names
+# have the pattern.
+range() {
+	sort /proc/kallsyms | awk -v pattern="$1" '
+		last && $1 != last { end = $1; last = "" }
+		$2 ~ /[tT]/ && $3 ~ pattern { if (!start) start = $1; last = $1 }
+		END { print "0x" start, "0x" end }'
+}
 
+# DMA-API debugging switches itself off when it has no memory.
 set_up() {
 	cd "$debugfs/$1"
-	echo 0x"$(echo "$functions" | head -n 1)" >require-start
-	echo 0x"$(echo "$functions" | tail -n 1)" >require-end
+	read -r start end <<-RANGE
+		$(range '9tern_main[0-9]')
+	RANGE
+	echo "$start" >require-start
+	echo "$end" >require-end
+	read -r start end <<-RANGE
+		$(range '^(debug_dma_|add_dma_entry$|dma_entry_alloc$|active_cacheline_)')
+	RANGE
+	echo "$start" >reject-start
+	echo "$end" >reject-end
 	echo 32 >stacktrace-depth
 	echo N >ignore-gfp-wait
 	echo 0 >verbose
-	echo -1 >times
+	echo "$times" >times
 	echo "$every" >interval
 	echo 100 >probability
 	cd - >/dev/null
+}
+
+# Whether something was refused.
+has_refused() {
+	refused=$((times - $(cat "$debugfs/$1/times")))
+	echo "# $1 has refused $refused allocations"
+	[ "$refused" != 0 ]
 }
 
 if [ "$every" != 0 ]; then
@@ -37,11 +61,19 @@ fi
 status=0
 TERN_RETRY=1 "$@" || status=$?
 
-echo 0 >"$debugfs/failslab/probability"
-echo 0 >"$debugfs/fail_page_alloc/probability"
 for device in /sys/bus/pci/drivers/tern/0000:*; do
 	echo "${device##*/}" >/sys/bus/pci/drivers/tern/unbind
 done
+echo 0 >"$debugfs/failslab/probability"
+echo 0 >"$debugfs/fail_page_alloc/probability"
+if [ "$every" != 0 ]; then
+	has_refused failslab || status=1
+	has_refused fail_page_alloc || status=1
+fi
+if grep -q Y "$debugfs/dma-api/disabled"; then
+	echo "# DMA-API debugging is off"
+	status=1
+fi
 
 # What is younger than five seconds is no leak yet, and what one scan finds may still
 # be on its way from one list to another.

@@ -18,6 +18,9 @@ const KERNELS: [&str; 8] = [
     "hashmap",
 ];
 
+/// What the tests of the library run on the device, and its tests in C.
+const LIBRARY: [&str; 4] = ["kernels.c", "library.h", "capi.c", "capi.h"];
+
 /// For both sides: the same arithmetic, and warnings that matter.
 const COMMON: [&str; 5] = ["-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"];
 
@@ -28,18 +31,13 @@ fn main() {
     let headers = Path::new("../tern/include");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    println!(
-        "cargo::rerun-if-changed={}",
-        headers.join("tern-kernel.h").display()
-    );
+    for header in ["tern-kernel.h", "tern.h"] {
+        println!("cargo::rerun-if-changed={}", headers.join(header).display());
+    }
     println!("cargo::rerun-if-changed={DEVICE}");
     println!("cargo::rerun-if-env-changed=CLANG");
 
-    let mut host = cc::Build::new();
-    host.compiler(&clang).include(headers).warnings(false);
-    COMMON.iter().for_each(|flag| {
-        host.flag(flag);
-    });
+    let mut host = for_host(&clang, headers);
     for kernel in KERNELS {
         let source = PathBuf::from(format!("kernels/{kernel}.c"));
         println!("cargo::rerun-if-changed={}", source.display());
@@ -47,6 +45,25 @@ fn main() {
         host.file(source);
     }
     host.compile("kernels");
+
+    let library = Path::new("library");
+    for source in LIBRARY {
+        println!("cargo::rerun-if-changed={}", library.join(source).display());
+    }
+    compile_for_device(&clang, &library.join("kernels.c"), &out.join("library.elf"));
+    for_host(&clang, headers)
+        .file(library.join("capi.c"))
+        .compile("capi");
+}
+
+/// Compiles for the CPU.
+fn for_host(clang: &str, headers: &Path) -> cc::Build {
+    let mut build = cc::Build::new();
+    build.compiler(clang).include(headers).warnings(false);
+    COMMON.iter().for_each(|flag| {
+        build.flag(flag);
+    });
+    build
 }
 
 fn compile_for_device(clang: &str, source: &Path, elf: &Path) {

@@ -51,6 +51,9 @@ const PARTS: &[&str] = &[
     "rcu_preempt detected stalls",
     "rcu_sched detected stalls",
     "self-detected stall",
+    // DMA-API debugging, which then sees nothing any more.
+    "dma-debug disabled",
+    "DMA-API: debugging out of memory",
 ];
 
 /// ... or one that the tern driver, or the core on its behalf, prints about its
@@ -242,6 +245,8 @@ mod tests {
             "[    2.1] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!",
             "<3>[    2.1] UBSAN: shift-out-of-bounds",
             "[    2.1] rust_kernel: panicked at drivers/gpu/x.rs:1:2:",
+            "[    2.1] DMA-API: cacheline tracking ENOMEM, dma-debug disabled",
+            "[    2.1] DMA-API: debugging out of memory - disabling",
         ] {
             assert_eq!(find(line).len(), 1, "{line}");
         }

@@ -28,7 +28,7 @@ typedef enum tern_status {
 	TERN_ERROR_EXHAUSTED = 3,
 	/* The queue is full. */
 	TERN_ERROR_QUEUE_FULL = 4,
-	/* The device is gone, or failed while it ran a dispatch. */
+	/* The device is gone, or failed while it ran a dispatch, or has ended the queue. */
 	TERN_ERROR_DEVICE_LOST = 5,
 	/* The file is not a module that can be loaded. */
 	TERN_ERROR_MODULE = 6,
@@ -184,7 +184,7 @@ void tern_kernel_release(tern_kernel *kernel);
 /*
  * Starts @threads threads of @kernel with @args, its index and @threads as arguments,
  * without waiting. What the kernel accesses must stay valid until it has ended.
- * @timeout_ms: time of execution after which it is ended; 0: the driver's limit.
+ * @timeout_ms: time of execution after which it is ended, at most 3600000; 0: the driver's limit.
  */
 tern_status tern_launch(const tern_queue *queue, const tern_kernel *kernel, void *args,
 			uint64_t threads, uint32_t timeout_ms, tern_dispatch **dispatch);

@@ -41,14 +41,14 @@ pub enum Status {
     Unknown,
 }
 
-/// What each status means, by its number.
+/// What each status means, by its number; the last is [`Status::Unknown`].
 const MEANINGS: [&CStr; 18] = [
     c"success",
     c"invalid argument",
     c"no Tern device",
     c"no address space or queue left on the device",
     c"the queue is full",
-    c"the device is lost or failed",
+    c"the device is lost or failed, or has ended the queue",
     c"not a module that can be loaded",
     c"no kernel of that name",
     c"a system call failed",
@@ -253,7 +253,7 @@ unsafe fn release<T>(pointer: *mut T) {
 /// See `tern.h`.
 #[no_mangle]
 pub extern "C" fn tern_strerror(status: u32) -> *const c_char {
-    let unknown = &MEANINGS[Status::Unknown as usize];
+    let [.., unknown] = &MEANINGS;
     MEANINGS.get(status as usize).unwrap_or(unknown).as_ptr()
 }
 

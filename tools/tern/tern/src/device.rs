@@ -192,8 +192,8 @@ fn driver_name(fd: BorrowedFd<'_>) -> io::Result<String> {
     // lengths are zero.
     unsafe { sys::ioctl(fd, &uapi::VERSION, &mut version) }?;
     // The kernel returns the full length, even where it wrote less.
-    let length = version.name_len.min(name.len());
-    Ok(String::from_utf8_lossy(&name[..length]).into_owned())
+    let name = name.get(..version.name_len).unwrap_or(&name);
+    Ok(String::from_utf8_lossy(name).into_owned())
 }
 
 #[cfg(test)]

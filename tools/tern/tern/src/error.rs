@@ -51,8 +51,12 @@ pub enum Error {
     /// The queue holds as many dispatches as it can.
     #[error("the queue is full; wait for a dispatch, or create the queue with more entries")]
     QueueFull,
-    /// The device is gone or does not answer.
-    #[error("the device is lost; close it and open it again")]
+    /// The device is gone or does not answer; or the driver ended the queue, as it does where a
+    /// dispatch takes ten times its limit with all waits.
+    #[error(
+        "the device is lost or has ended the queue; make the queue again, \
+         and where that fails, close the device and open it again"
+    )]
     DeviceLost,
     /// A value that no call can take.
     #[error("{what} must be {range}, not {value}")]

@@ -40,6 +40,7 @@
     not(test),
     warn(
         clippy::expect_used,
+        clippy::indexing_slicing,
         clippy::panic,
         clippy::todo,
         clippy::unimplemented,

@@ -12,26 +12,27 @@ use std::sync::Arc;
 
 use object::elf::{self, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, Sym};
-use object::LittleEndian;
+use object::{slice_from_bytes, LittleEndian};
 
 use crate::error::{Error, ModuleError};
 use crate::sys::{page_size, Mapping};
 
 type Header = FileHeader64<LittleEndian>;
 
+/// A relocation.
+type Entry = elf::Rela64<LittleEndian>;
+
 /// Most memory of a module, in bytes.
 const MAX_SIZE: u64 = 256 << 20;
-
-/// Bytes that identify an ELF file, at its start.
-const IDENT: usize = 16;
 
 /// Tag of the dynamic segment: relocations in compact form.
 const DT_RELR: u32 = 36;
 
 /// An ELF file in memory, ready to run on the device.
 ///
-/// Cheap to clone. The memory stays until the module, its kernels and every queue that ran one of
-/// them are dropped.
+/// Cheap to clone. The memory stays until the module and its kernels are dropped and their dispatches
+/// have ended. It goes when a wait or a later launch in their queue tells that they have, or with
+/// the queue.
 #[derive(Clone, Debug)]
 pub struct Module {
     image: Arc<Image>,
@@ -128,7 +129,7 @@ impl Image {
         };
         let mut memory = Mapping::new(layout.size).map_err(mapped)?;
         let address = memory.address() as u64;
-        layout.fill(memory.bytes_mut(), bytes);
+        layout.fill(memory.bytes_mut(), bytes)?;
         layout.relocate(memory.bytes_mut(), address, header, bytes)?;
         let memory = memory.protect(&layout.protections()).map_err(mapped)?;
         Ok(Self { memory, functions })
@@ -145,13 +146,13 @@ fn malformed(error: impl ToString) -> ModuleError {
 
 /// Reads the file header, of the one kind that the device runs.
 fn parse_header(bytes: &[u8]) -> Result<&Header, ModuleError> {
-    let ident = bytes
-        .get(..IDENT)
-        .ok_or_else(|| malformed("it ends in its header"))?;
-    if ident[..4] != elf::ELFMAG {
+    let Some((magic, [class, data, ..])) = bytes.split_first_chunk() else {
+        return Err(malformed("it ends in its header"));
+    };
+    if *magic != elf::ELFMAG {
         return Err(malformed("it does not start as an ELF file does"));
     }
-    if ident[4] != elf::ELFCLASS64 || ident[5] != elf::ELFDATA2LSB {
+    if *class != elf::ELFCLASS64 || *data != elf::ELFDATA2LSB {
         return Err(ModuleError::Machine);
     }
     let header = Header::parse(bytes).map_err(malformed)?;
@@ -271,11 +272,14 @@ impl Layout {
     }
 
     /// Copies the file's contents; the rest of the memory is zero already.
-    fn fill(&self, memory: &mut [u8], bytes: &[u8]) {
+    fn fill(&self, memory: &mut [u8], bytes: &[u8]) -> Result<(), ModuleError> {
         for segment in &self.segments {
-            let contents = &bytes[segment.file.clone()];
-            memory[segment.start..][..contents.len()].copy_from_slice(contents);
+            let contents = bytes
+                .get(segment.file.clone())
+                .ok_or_else(|| malformed("a segment is outside the file"))?;
+            part(memory, segment.start, contents.len())?.copy_from_slice(contents);
         }
+        Ok(())
     }
 
     /// Applies the file's relocations to the memory, which is at `address`.
@@ -286,7 +290,6 @@ impl Layout {
         header: &Header,
         bytes: &[u8],
     ) -> Result<(), ModuleError> {
-        const ENTRY: usize = 24;
         let Some((table, size)) = relocation_table(header, bytes)? else {
             return Ok(());
         };
@@ -295,23 +298,22 @@ impl Layout {
         let table = self.offset(table, size).ok_or_else(outside)?;
 
         // A copy: a malformed file may have relocations that overwrite the table.
-        let entries = memory[table..table + size].to_vec();
-        for entry in entries.chunks_exact(ENTRY) {
-            let word = |n: usize| {
-                let mut word = [0; 8];
-                word.copy_from_slice(&entry[8 * n..8 * n + 8]);
-                u64::from_le_bytes(word)
-            };
-            let (target, info, addend) = (word(0), word(1), word(2));
-            match info {
+        let entries = part(memory, table, size)?.to_vec();
+        let count = size / size_of::<Entry>();
+        let (entries, _) = slice_from_bytes::<Entry>(&entries, count).map_err(|()| outside())?;
+        for entry in entries {
+            match entry.r_info.get(LittleEndian) {
                 // Type and symbol are both in `info`; a relative relocation has no symbol.
-                _ if info == u64::from(elf::R_RISCV_NONE) => {}
-                _ if info == u64::from(elf::R_RISCV_RELATIVE) => {
-                    let target = self.offset(target, 8).ok_or_else(outside)?;
-                    let value = address.wrapping_sub(self.base).wrapping_add(addend);
-                    memory[target..target + 8].copy_from_slice(&value.to_le_bytes());
+                info if info == u64::from(elf::R_RISCV_NONE) => {}
+                info if info == u64::from(elf::R_RISCV_RELATIVE) => {
+                    let target = self.offset(entry.r_offset.get(LittleEndian), 8);
+                    let value = address
+                        .wrapping_sub(self.base)
+                        .wrapping_add_signed(entry.r_addend.get(LittleEndian));
+                    part(memory, target.ok_or_else(outside)?, 8)?
+                        .copy_from_slice(&value.to_le_bytes());
                 }
-                _ => {
+                info => {
                     let kind = info as u32;
                     return Err(ModuleError::Dynamic(format!("a relocation of type {kind}")));
                 }
@@ -419,6 +421,14 @@ fn is_kernel<S: Sym<Endian = LittleEndian>>(symbol: &S) -> bool {
     symbol.st_type() == elf::STT_FUNC
         && symbol.st_bind() != elf::STB_LOCAL
         && !symbol.is_undefined(LittleEndian)
+}
+
+/// `length` bytes of the memory of a module, from `offset`.
+fn part(memory: &mut [u8], offset: usize, length: usize) -> Result<&mut [u8], ModuleError> {
+    memory
+        .get_mut(offset..)
+        .and_then(|rest| rest.get_mut(..length))
+        .ok_or_else(|| malformed("a part of it is outside its segments"))
 }
 
 /// `value` up to a multiple of `page`. Callers stay far below the largest integer.

@@ -2,9 +2,10 @@
 
 //! Queues and the dispatches in them.
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::device::DeviceFile;
@@ -58,8 +59,8 @@ impl QueueOptions {
 pub struct LaunchOptions<'a> {
     /// Dispatches that must end, well or not, before this one starts; at most 64.
     pub after: &'a [&'a Dispatch],
-    /// Time of execution after which it is ended, in whole milliseconds, rounded up; `None`: the
-    /// driver's limit.
+    /// Time of execution after which it is ended, in whole milliseconds, rounded up, at most an
+    /// hour; `None`: the driver's limit.
     pub timeout: Option<Duration>,
 }
 
@@ -136,11 +137,11 @@ impl Queue {
         threads: u64,
         options: LaunchOptions<'_>,
     ) -> Result<Dispatch, Error> {
-        // SAFETY: promised by the caller; the kernel's memory is kept by `keep`.
-        unsafe {
-            self.inner.keep(kernel.image());
-            self.launch_at(kernel.entry(), args.cast(), threads, options)
-        }
+        self.inner.release_ended();
+        // SAFETY: promised by the caller; `kernel` keeps its code until `keep` does.
+        let dispatch = unsafe { self.launch_at(kernel.entry(), args.cast(), threads, options) }?;
+        self.inner.keep(kernel.image(), dispatch.seqno);
+        Ok(dispatch)
     }
 
     /// As [`Queue::launch_with`], for code at an address.
@@ -246,17 +247,54 @@ struct QueueInner {
     handle: u32,
     stack: Mapping,
     stack_size: u32,
-    /// Modules that it ran, which must outlive its dispatches.
-    images: Mutex<Vec<Arc<Image>>>,
+    /// The modules of its dispatches by their numbers, but of those known to have ended.
+    images: Mutex<BTreeMap<u64, Arc<Image>>>,
 }
 
 impl QueueInner {
-    /// Keeps a module until the queue is dropped.
-    fn keep(&self, image: &Arc<Image>) {
-        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-        if !images.iter().any(|i| Arc::ptr_eq(i, image)) {
-            images.push(Arc::clone(image));
+    fn images(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Image>>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the module of dispatch `seqno`.
+    fn keep(&self, image: &Arc<Image>, seqno: u64) {
+        self.images().insert(seqno, Arc::clone(image));
+    }
+
+    /// Lets go of the modules of all dispatches up to `seqno`, which has ended: a queue runs them
+    /// one after another.
+    fn release(&self, seqno: u64) {
+        self.images().retain(|&kept, _| kept > seqno);
+    }
+
+    /// Lets go of the modules of dispatches that ended without anybody waiting for them.
+    fn release_ended(&self) {
+        let ended = |&seqno: &u64| has_ended(&self.result(seqno));
+        let last = self.images().keys().copied().take_while(ended).last();
+        if let Some(seqno) = last {
+            self.release(seqno);
         }
+    }
+
+    /// How dispatch `seqno` ended, if it has.
+    fn result(&self, seqno: u64) -> io::Result<uapi::DispatchResult> {
+        let mut result = uapi::DispatchResult {
+            queue: self.handle,
+            seqno,
+            ..Default::default()
+        };
+        // SAFETY: the argument has no addresses.
+        unsafe { self.vm.file.ioctl(&uapi::RESULT, &mut result) }?;
+        Ok(result)
+    }
+}
+
+/// Whether a dispatch with this result has ended for sure, so that the device uses no memory for it
+/// any more. Where the device was lost, the driver resets it before it says so.
+fn has_ended(result: &io::Result<uapi::DispatchResult>) -> bool {
+    match result {
+        Ok(result) => result.status != uapi::RESULT_PENDING,
+        Err(error) => error.raw_os_error() == Some(libc::ENODATA),
     }
 }
 
@@ -328,14 +366,11 @@ impl Dispatch {
 
     /// How it ended, once it is over.
     fn result(&self) -> Result<Report, LaunchError> {
-        let mut result = uapi::DispatchResult {
-            queue: self.queue.handle,
-            seqno: self.seqno,
-            ..Default::default()
-        };
-        // SAFETY: the argument has no addresses.
-        let status = unsafe { self.queue.vm.file.ioctl(&uapi::RESULT, &mut result) };
-        status.map_err(|source| match source.raw_os_error() {
+        let result = self.queue.result(self.seqno);
+        if has_ended(&result) {
+            self.queue.release(self.seqno);
+        }
+        let result = result.map_err(|source| match source.raw_os_error() {
             Some(libc::ENODATA) => LaunchError::Forgotten,
             _ => LaunchError::System {
                 call: "DRM_IOCTL_TERN_RESULT",
@@ -354,17 +389,20 @@ impl Dispatch {
 
 /// The moment `timeout` from now, as nanoseconds of CLOCK_MONOTONIC.
 fn deadline(timeout: Duration) -> i64 {
+    now().saturating_add(i64::try_from(timeout.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC.
+fn now() -> i64 {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: `now` is valid to write; the clock exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    let now = now
-        .tv_sec
+    now.tv_sec
         .saturating_mul(1_000_000_000)
-        .saturating_add(now.tv_nsec);
-    now.saturating_add(i64::try_from(timeout.as_nanos()).unwrap_or(i64::MAX))
+        .saturating_add(now.tv_nsec)
 }
 
 /// A sync object of the kernel.
@@ -394,8 +432,14 @@ impl Syncobj {
             timeout_nsec: deadline,
             ..Default::default()
         };
-        // SAFETY: `handles` is the address of one handle, which lives until after the call.
-        unsafe { self.file.ioctl(&uapi::SYNCOBJ_WAIT, &mut wait) }
+        loop {
+            // SAFETY: `handles` is the address of one handle, which lives until after the call.
+            match unsafe { self.file.ioctl(&uapi::SYNCOBJ_WAIT, &mut wait) } {
+                // The kernel rounds to ticks and may be early by one.
+                Err(e) if e.raw_os_error() == Some(libc::ETIME) && now() < deadline => {}
+                result => return result,
+            }
+        }
     }
 }
 
@@ -443,6 +487,21 @@ mod tests {
         let now = deadline(Duration::ZERO);
         assert!(now > 0 && deadline(Duration::from_secs(5)) >= now + 5_000_000_000);
         assert_eq!(deadline(Duration::MAX), i64::MAX);
+    }
+
+    #[test]
+    fn modules_are_kept_for_what_may_run() {
+        let of = |status| {
+            has_ended(&Ok(uapi::DispatchResult {
+                status,
+                ..Default::default()
+            }))
+        };
+        assert!(of(uapi::RESULT_OK) && of(uapi::RESULT_FAULT) && of(uapi::RESULT_DEVICE));
+        assert!(!of(uapi::RESULT_PENDING));
+        let failed = |errno| has_ended(&Err(io::Error::from_raw_os_error(errno)));
+        assert!(failed(libc::ENODATA));
+        assert!(!failed(libc::ENODEV) && !failed(libc::ENOENT));
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub const RESULT: Request<DispatchResult> = Request::read_write(COMMAND_BASE + 6
 pub const STATS: Request<Stats> = Request::read_write(COMMAND_BASE + 7);
 pub const PREFETCH: Request<Prefetch> = Request::read_write(COMMAND_BASE + 8);
 
+pub const RESULT_PENDING: u32 = 0;
 pub const RESULT_OK: u32 = 1;
 pub const RESULT_FAULT: u32 = 2;
 pub const RESULT_ILLEGAL: u32 = 3;
@@ -425,7 +426,7 @@ mod tests {
             "DRM_IOCTL_TERN_RESULT" => RESULT.number(),
             "DRM_IOCTL_TERN_STATS" => STATS.number(),
             "DRM_IOCTL_TERN_PREFETCH" => PREFETCH.number(),
-            "DRM_TERN_RESULT_PENDING" => 0u32,
+            "DRM_TERN_RESULT_PENDING" => RESULT_PENDING,
             "DRM_TERN_RESULT_OK" => RESULT_OK,
             "DRM_TERN_RESULT_FAULT" => RESULT_FAULT,
             "DRM_TERN_RESULT_ILLEGAL" => RESULT_ILLEGAL,

@@ -196,7 +196,7 @@ impl Device {
         self.control.stop();
         self.copies.iter().for_each(Copy::stop);
         self.compute.stop();
-        self.core.mischief.clear();
+        self.core.mischief.clear(&self.core);
         self.core.bells.clear();
         regs.enabled = false;
     }

@@ -58,8 +58,9 @@ struct Arguments {
     #[arg(long, conflicts_with = "compute_threads")]
     synchronous: bool,
     /// Go wrong on purpose: drop-completion, drop-interrupt, delay-completion, reorder-completion,
-    /// corrupt-fault, false-fence, corrupt-fence, hang or vanish; =N is one in how many, how many
-    /// microseconds, or after how many completions
+    /// corrupt-fault, false-fence, corrupt-fence, hang, late or vanish; =N is one in how many, how
+    /// many microseconds, or after how many completions; =illegal with the last three is after a
+    /// dispatch that met an illegal instruction
     #[arg(long, value_name = "KIND[=N]")]
     misbehave: Vec<Misbehave>,
     /// Wait for the next client when one disconnects

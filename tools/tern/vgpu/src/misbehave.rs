@@ -15,6 +15,15 @@ use crate::core::{Completion, Core};
 use crate::hw;
 use crate::sync::lock;
 
+/// When something begins to go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// After this many completions.
+    Completions(u64),
+    /// After each completion of a dispatch that met an illegal instruction.
+    Illegal,
+}
+
 /// One kind of misbehaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misbehave {
@@ -33,18 +42,21 @@ pub enum Misbehave {
     FalseFence(u64),
     /// After this many completions, once, all fences are wrong until the device is reset.
     CorruptFence(u64),
-    /// After this many completions, once, none comes any more until the device is reset.
-    Hang(u64),
-    /// The device is gone after this many completions.
-    Vanish(u64),
+    /// From then on no completion comes any more until the device is reset.
+    Hang(After),
+    /// From then on each completion comes when the device is reset, just before that takes effect:
+    /// too late, however long somebody waits.
+    Late(After),
+    /// From then on the device is gone.
+    Vanish(After),
 }
 
 /// Text that names no misbehaviour.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
     "{0:?} is no misbehaviour: there are drop-completion, drop-interrupt, delay-completion, \
-     reorder-completion, corrupt-fault, false-fence, corrupt-fence, hang and vanish, each with =N \
-     (a number of at least 1) behind it or not"
+     reorder-completion, corrupt-fault, false-fence, corrupt-fence, hang, late and vanish, each with \
+     =N (a number of at least 1) behind it or not, the last three also with =illegal"
 )]
 pub struct Unknown(String);
 
@@ -53,6 +65,12 @@ impl FromStr for Misbehave {
 
     fn from_str(text: &str) -> Result<Self, Unknown> {
         let unknown = || Unknown(text.into());
+        match text {
+            "hang=illegal" => return Ok(Self::Hang(After::Illegal)),
+            "late=illegal" => return Ok(Self::Late(After::Illegal)),
+            "vanish=illegal" => return Ok(Self::Vanish(After::Illegal)),
+            _ => {}
+        }
         let (kind, number) = match text.split_once('=') {
             Some((kind, number)) => {
                 let number = number.parse().map_err(|_| unknown())?;
@@ -69,8 +87,9 @@ impl FromStr for Misbehave {
             "corrupt-fault" => Self::CorruptFault(or(16)),
             "false-fence" => Self::FalseFence(or(16)),
             "corrupt-fence" => Self::CorruptFence(or(1000)),
-            "hang" => Self::Hang(or(1000)),
-            "vanish" => Self::Vanish(or(1000)),
+            "hang" => Self::Hang(After::Completions(or(1000))),
+            "late" => Self::Late(After::Completions(or(1000))),
+            "vanish" => Self::Vanish(After::Completions(or(1000))),
             _ => return Err(unknown()),
         })
     }
@@ -144,8 +163,15 @@ impl Ord for Late {
 struct State {
     random: Random,
     completions: u64,
+    /// The last one was of a dispatch that met an illegal instruction.
+    was_illegal: bool,
+    /// The one before it was.
+    after_illegal: bool,
     /// Nothing completes until the next reset.
     hangs: bool,
+    /// All that completes is kept for the next reset.
+    keeps: bool,
+    kept: Vec<Completion>,
     /// All fences are wrong until the next reset.
     corrupts: bool,
     late: BinaryHeap<Reverse<Late>>,
@@ -173,7 +199,11 @@ impl Mischief {
             state: Mutex::new(State {
                 random: Random(seed),
                 completions: 0,
+                was_illegal: false,
+                after_illegal: false,
                 hangs: false,
+                keeps: false,
+                kept: Vec::new(),
                 corrupts: false,
                 late: BinaryHeap::new(),
                 postponed: 0,
@@ -207,7 +237,7 @@ impl Mischief {
             return Some(completion);
         }
         let mut state = lock(&self.state);
-        state.completions += 1;
+        state.count(&completion);
         let mut delay = Duration::ZERO;
         for kind in &self.kinds {
             match *kind {
@@ -234,15 +264,26 @@ impl Mischief {
                         completion.fence = wrong(completion.fence, &mut state.random);
                     }
                 }
-                Misbehave::Hang(n) => {
-                    state.hangs |= state.completions == n + 1;
+                Misbehave::Hang(after) => {
+                    state.hangs |= state.is_first(after);
                     if state.hangs {
                         return None;
                     }
                 }
-                Misbehave::Vanish(n) if state.completions > n => {
-                    self.gone.store(true, Ordering::Release);
-                    return None;
+                Misbehave::Late(after) => {
+                    state.keeps |= state.is_first(after);
+                    if state.keeps {
+                        state.kept.push(completion);
+                        return None;
+                    }
+                }
+                Misbehave::Vanish(after) => {
+                    if state.is_first(after) {
+                        self.gone.store(true, Ordering::Release);
+                    }
+                    if self.is_gone() {
+                        return None;
+                    }
                 }
                 _ => {}
             }
@@ -310,10 +351,17 @@ impl Mischief {
         }
     }
 
-    /// Forgets the completions that are late, and no longer hangs or corrupts fences.
-    pub fn clear(&self) {
+    /// Writes the completions that were kept, forgets those that are late, and is well again.
+    pub fn clear(&self, core: &Core) {
+        // Memory before state, as everywhere.
+        let dma = core.bus.dma();
         let mut state = lock(&self.state);
+        for completion in std::mem::take(&mut state.kept) {
+            core.write_completion(&dma, &completion);
+        }
+        state.was_illegal = false;
         state.hangs = false;
+        state.keeps = false;
         state.corrupts = false;
         state.late.clear();
         state.last.clear();
@@ -327,6 +375,20 @@ impl Mischief {
 }
 
 impl State {
+    fn count(&mut self, completion: &Completion) {
+        let is_illegal = completion.fence.status == hw::COMPLETE_ILLEGAL;
+        self.after_illegal = std::mem::replace(&mut self.was_illegal, is_illegal);
+        self.completions += 1;
+    }
+
+    /// Whether the completion that was counted last is the first that goes wrong.
+    fn is_first(&self, after: After) -> bool {
+        match after {
+            After::Completions(n) => self.completions == n + 1,
+            After::Illegal => self.after_illegal,
+        }
+    }
+
     fn postpone(&mut self, completion: Completion, delay: Duration) {
         let mut due = Instant::now() + delay;
         match self.last.iter_mut().find(|l| l.0 == completion.bell) {

@@ -7,9 +7,9 @@ mod support;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{options, Guest, Program, PATIENCE};
+use support::{asm, options, Guest, Program, PATIENCE};
 use tern_vgpu::hw;
-use tern_vgpu::misbehave::Misbehave;
+use tern_vgpu::misbehave::{After, Misbehave};
 use tern_vgpu::options::{size, Invalid, Options};
 
 fn guest(misbehave: &[Misbehave]) -> Guest {
@@ -96,7 +96,7 @@ fn some_interrupts_are_lost() {
 
 #[test]
 fn a_device_that_hangs_is_well_after_a_reset() {
-    let mut guest = guest(&[Misbehave::Hang(5)]);
+    let mut guest = guest(&[Misbehave::Hang(After::Completions(5))]);
     copies(&mut guest, 5);
     let lost = [guest.copy(0, nop()), guest.copy(1, nop())];
     guest.until("the packets", |guest| {
@@ -107,6 +107,72 @@ fn a_device_that_hangs_is_well_after_a_reset() {
         assert_ne!(guest.load(addr), value);
     }
     restart(&mut guest);
+}
+
+/// Runs an illegal instruction, and waits for its fence.
+fn dispatch_that_is_illegal(guest: &mut Guest) {
+    let root = guest.space(1);
+    guest.program_at(root, 0x1000, &[asm::ILLEGAL]);
+    let mut queue = guest.start_queue(3, 1);
+    let fence = guest.dispatch(
+        &mut queue,
+        hw::DispatchPacket {
+            op: hw::OP_DISPATCH,
+            entry: 0x1000,
+            threads: 1,
+            ..Default::default()
+        },
+    );
+    assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_ILLEGAL);
+}
+
+#[test]
+fn a_device_hangs_behind_each_illegal_instruction() {
+    let mut guest = guest(&[Misbehave::Hang(After::Illegal)]);
+    for _ in 0..3 {
+        copies(&mut guest, 20);
+        dispatch_that_is_illegal(&mut guest);
+        let (addr, value) = guest.copy(0, nop());
+        guest.until("the packet", |guest| {
+            guest.index(&guest.copies[0]) == guest.copies[0].put
+        });
+        guest.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
+        assert_ne!(guest.load(addr), value);
+        restart(&mut guest);
+    }
+}
+
+#[test]
+fn completions_are_kept_until_a_reset() {
+    let mut guest = guest(&[Misbehave::Late(After::Completions(5))]);
+    copies(&mut guest, 5);
+    let irq = hw::CopyPacket {
+        op: hw::OP_IRQ,
+        ..nop()
+    };
+    let kept = [guest.copy(0, irq), guest.copy(1, irq), guest.copy(0, irq)];
+    guest.until("the packets", |guest| {
+        (0..2).all(|n| guest.index(&guest.copies[n]) == guest.copies[n].put)
+    });
+    for (addr, value) in kept {
+        assert_ne!(guest.load(addr), value);
+    }
+    assert_eq!(guest.interrupts(hw::VECTOR_COPY), 0);
+    guest.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
+    // As a driver waits for the reset to take effect.
+    guest.read32(hw::REG_STATUS);
+    for fence in kept {
+        assert_eq!(guest.load(fence.0), fence.1);
+        guest.store(fence.0, 0);
+    }
+    assert_ne!(guest.interrupts(hw::VECTOR_COPY), 0);
+    // Once only.
+    restart(&mut guest);
+    guest.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
+    guest.read32(hw::REG_STATUS);
+    for (addr, _) in kept {
+        assert_eq!(guest.load(addr), 0);
+    }
 }
 
 #[test]
@@ -198,7 +264,7 @@ fn interrupts_for_faults_are_lost() {
 
 #[test]
 fn the_device_vanishes() {
-    let mut guest = guest(&[Misbehave::Vanish(5)]);
+    let mut guest = guest(&[Misbehave::Vanish(After::Completions(5))]);
     copies(&mut guest, 5);
     // The sixth: the ring is written by hand, since registers cannot be asked any more.
     let ring = guest.copies[0];
@@ -311,9 +377,15 @@ fn options_are_read() {
         "drop-completion=7".parse(),
         Ok(Misbehave::DropCompletion(7))
     );
-    assert_eq!("hang=3".parse(), Ok(Misbehave::Hang(3)));
+    assert_eq!("hang=3".parse(), Ok(Misbehave::Hang(After::Completions(3))));
+    assert_eq!("hang=illegal".parse(), Ok(Misbehave::Hang(After::Illegal)));
+    assert_eq!("late=illegal".parse(), Ok(Misbehave::Late(After::Illegal)));
+    assert!("false-fence=illegal".parse::<Misbehave>().is_err());
     assert_eq!("drop-interrupt".parse(), Ok(Misbehave::DropInterrupt(16)));
-    assert_eq!("vanish".parse(), Ok(Misbehave::Vanish(1000)));
+    assert_eq!(
+        "vanish".parse(),
+        Ok(Misbehave::Vanish(After::Completions(1000)))
+    );
     assert!("vanish=0".parse::<Misbehave>().is_err());
     assert!("vanish=x".parse::<Misbehave>().is_err());
 }

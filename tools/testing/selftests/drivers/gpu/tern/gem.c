@@ -287,6 +287,26 @@ TEST_F(gem, shares_vram)
 	EXPECT_EQ(0, *out);
 }
 
+/* A mapping keeps it, with what is in it, when its file is closed; another file can use it. */
+TEST_F(gem, outlives_its_file)
+{
+	struct tern *t = &self->t, other;
+	unsigned long *p;
+
+	ASSERT_EQ(0, tern_begin(&other));
+	p = tern_buffer(&other, HUGE_PAGE, DRM_TERN_GEM_CPU, 0);
+	ASSERT_NE(NULL, p);
+	tern_write_pattern(p, HUGE_PAGE);
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&other, p, HUGE_PAGE));
+	close(other.fd);
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
+	EXPECT_EQ(t->info.vram_free - HUGE_PAGE, vram_free(t));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, HUGE_PAGE));
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 2));
+	tern_unmap_all(&other);
+	EXPECT_EQ(t->info.vram_free, vram_free(t));
+}
+
 /* It goes with the file, and is unmapped under a kernel that reads it. */
 TEST_F(gem, ends_while_used)
 {

@@ -41,10 +41,20 @@ KERNEL(fill)
 		args->p[i] = args->value + i;
 }
 
+static void add(struct kernel_args *args, unsigned long index, unsigned long threads)
+{
+	unsigned long stride = args->stride ? args->stride : args->count;
+	unsigned long part = args->stride ? args->part : args->count;
+
+	for (unsigned long start = 0; start < args->count; start += stride) {
+		for (unsigned long i = index; i < part; i += threads)
+			args->p[start + i] += args->value;
+	}
+}
+
 KERNEL(add)
 {
-	for (unsigned long i = index; i < args->count; i += threads)
-		args->p[i] += args->value;
+	add(args, index, threads);
 }
 
 KERNEL(copy)
@@ -138,8 +148,7 @@ KERNEL(work)
 	unsigned long *sweeps = &args->out[1 + index];
 
 	while (!__atomic_load_n(args->out, __ATOMIC_ACQUIRE)) {
-		for (unsigned long i = index; i < args->count; i += threads)
-			args->p[i] += args->value;
+		add(args, index, threads);
 		__atomic_store_n(sweeps, *sweeps + 1, __ATOMIC_RELEASE);
 	}
 }

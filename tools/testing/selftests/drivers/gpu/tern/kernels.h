@@ -12,7 +12,7 @@ enum kernel_id {
 	KERNEL_NULL,
 	/* p[i] = value + i */
 	KERNEL_FILL,
-	/* p[i] += value */
+	/* p[i] += value, for i in a part of each stride */
 	KERNEL_ADD,
 	/* out[i] = p[i] */
 	KERNEL_COPY,
@@ -35,8 +35,8 @@ enum kernel_id {
 	/* out[i] = sum of numbers that were kept on the stack */
 	KERNEL_STACK,
 	/*
-	 * p[i] += value for all of p, again and again until *out is not 0; thread n counts in
-	 * out[1 + n] how often it has done all of its words
+	 * KERNEL_ADD again and again until *out is not 0; thread n counts in out[1 + n] how often
+	 * it has done all of its words
 	 */
 	KERNEL_WORK,
 	/* *out |= p[0] | p[1] | ... */
@@ -54,6 +54,12 @@ struct kernel_args {
 	unsigned long *out;
 	unsigned long count;
 	unsigned long value;
+	/*
+	 * The first @part of every @stride words are meant, both multiples of the number of
+	 * threads; all words if @stride is 0.
+	 */
+	unsigned long part;
+	unsigned long stride;
 };
 
 /* The sum that kernel "stack" computes in thread @index. */

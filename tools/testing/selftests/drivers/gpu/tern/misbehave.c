@@ -3,9 +3,12 @@
  * A device that misbehaves. It answers late, in another order, without interrupts, with fault
  * entries or fences that are wrong, and everything has to be right all the same (fixture "right",
  * and "silent" where there are no interrupts at all); or it is lost, for a while or for good
- * (fixture "loss"). What it does is an option of the virtual
- * GPU, so a run names the fixture (-f) or the variant (-v) that fits. Needs root.
+ * (fixture "loss", and "quiet" for what happens before that is known). What it does is an option of
+ * the virtual GPU, so a run names the fixture (-f) or the variant (-v) that fits. Needs root.
  */
+#include <linux/sync_file.h>
+#include <poll.h>
+
 #include "kselftest_harness.h"
 #include "tern_pci.h"
 
@@ -211,13 +214,27 @@ struct bystander {
 	int go;
 };
 
-FIXTURE(loss)
-{
+/* Memory on the device that nobody uses while that goes wrong: of this process, and of another. */
+struct stage {
 	struct tern t;
 	char name[64];
-	/* It has memory on the device, and this process has, which it does not use meanwhile. */
-	struct bystander bystander;
 	unsigned long *resident;
+	struct bystander bystander;
+};
+
+/* What becomes of memory that was on the device. */
+struct outcome {
+	/* All of it comes back. */
+	int comes_back;
+	/* The device is as new when it is bound again. */
+	int as_new;
+	/* It is gone, and cannot be bound again. */
+	int gone;
+};
+
+FIXTURE(loss)
+{
+	struct stage stage;
 	/* A process that has memory on the device, and a kernel there that never ends. */
 	pid_t victim;
 	/* Runs a kernel that never ends. */
@@ -226,32 +243,30 @@ FIXTURE(loss)
 
 FIXTURE_VARIANT(loss)
 {
-	/* All memory comes back, and the device is as new when it is bound again. */
-	int comes_back;
-	/* The device is gone. */
-	int gone;
+	struct outcome outcome;
 };
 
 /* It answers nothing more until it is reset. */
 FIXTURE_VARIANT_ADD(loss, hang)
 {
-	.comes_back = 1,
+	.outcome = { .comes_back = 1, .as_new = 1 },
 };
 
 /* All its fences are wrong until it is reset: it has answered nothing. */
 FIXTURE_VARIANT_ADD(loss, fence)
 {
-	.comes_back = 1,
+	.outcome = { .comes_back = 1, .as_new = 1 },
 };
 
-/* It forgets an answer now and then, also after a reset. */
+/* It forgets an answer now and then, also after a reset: then memory is brought back once more. */
 FIXTURE_VARIANT_ADD(loss, drop)
 {
+	.outcome = { .comes_back = 1 },
 };
 
 FIXTURE_VARIANT_ADD(loss, vanish)
 {
-	.gone = 1,
+	.outcome = { .gone = 1 },
 };
 
 /*
@@ -292,9 +307,16 @@ static int is_well(struct content content, int all)
 	return !content.wrong && !(all && content.lost);
 }
 
-/* A child that makes @bytes resident and says so; the rest of its life is @rest. */
-static pid_t start_child(int *go, int (*rest)(struct tern *t, unsigned long *p, int go, int all),
-			 int all)
+#define RESIDENT_BYTES (HUGE_PAGE + SINGLE_BYTES)
+
+/* What a child does with memory on the device; its exit status. */
+typedef int rest_fn(struct tern *t, unsigned long *p, int go, int all);
+
+/*
+ * A child that has memory on the device and says so; the rest of its life is @rest. The device
+ * forgets what it has mapped if @protection is not that of before.
+ */
+static pid_t start_child(int *go, rest_fn *rest, int all, int protection)
 {
 	int ready[2], started[2];
 	pid_t pid;
@@ -311,8 +333,8 @@ static pid_t start_child(int *go, int (*rest)(struct tern *t, unsigned long *p, 
 		close(ready[0]);
 		if (tern_begin(&t))
 			_exit(2);
-		p = tern_resident(&t, HUGE_PAGE + SINGLE_BYTES, MADV_HUGEPAGE);
-		if (!p || write(ready[1], "", 1) != 1)
+		p = tern_resident(&t, RESIDENT_BYTES, MADV_HUGEPAGE);
+		if (!p || mprotect(p, RESIDENT_BYTES, protection) || write(ready[1], "", 1) != 1)
 			_exit(3);
 		_exit(rest(&t, p, started[0], all));
 	}
@@ -325,53 +347,101 @@ static pid_t start_child(int *go, int (*rest)(struct tern *t, unsigned long *p, 
 	return pid;
 }
 
-static int stand_by(struct tern *t, unsigned long *p, int go, int all)
+static int is_told(int go)
 {
 	char c;
 
+	return read(go, &c, 1) == 1;
+}
+
+static int stand_by(struct tern *t, unsigned long *p, int go, int all)
+{
 	(void)t;
-	if (read(go, &c, 1) != 1)
+	if (!is_told(go))
 		return 4;
-	return !is_well(look(p, HUGE_PAGE + SINGLE_BYTES, 1, 0), all);
+	return !is_well(look(p, RESIDENT_BYTES, 1, 0), all);
 }
 
 static int wait_for_ever(struct tern *t, unsigned long *p, int go, int all)
 {
-	char c;
-
 	(void)all;
 	run_limited(t, KERNEL_WAIT, p, PAGE, 3600000);
-	return read(go, &c, 1) != 1;
+	return !is_told(go);
+}
+
+static int set_stage(struct stage *stage, const struct outcome *outcome)
+{
+	int ret = tern_begin(&stage->t);
+
+	if (!ret && geteuid())
+		ret = -EPERM;
+	if (!ret)
+		ret = tern_bus_name(stage->t.fd, stage->name, sizeof(stage->name));
+	if (ret)
+		return ret;
+	stage->bystander.pid = start_child(&stage->bystander.go, stand_by, outcome->comes_back,
+					   PROT_READ | PROT_WRITE);
+	if (stage->bystander.pid < 0)
+		return -ECHILD;
+	stage->resident = tern_resident(&stage->t, RESIDENT_BYTES, MADV_HUGEPAGE);
+	return stage->resident ? 0 : -ENOMEM;
+}
+
+/* The driver goes. All memory is as @outcome says, and so is the device when it comes back. */
+static void strike(struct __test_metadata *_metadata, struct stage *stage,
+		   const struct outcome *outcome)
+{
+	struct drm_tern_device_query info;
+	time_t start = seconds();
+	struct tern again;
+
+	ASSERT_EQ(0, tern_driver("unbind", stage->name));
+	EXPECT_GT(BOUND, seconds() - start);
+	EXPECT_EQ(-ENODEV, tern_query(stage->t.fd, &info));
+	EXPECT_TRUE(is_well(look(stage->resident, RESIDENT_BYTES, 1, 0), outcome->comes_back));
+	ASSERT_EQ(1, write(stage->bystander.go, "", 1));
+	EXPECT_TRUE(tern_child_ok(stage->bystander.pid));
+	tern_queue_free(&stage->t, &stage->t.queue);
+	close(stage->t.fd);
+
+	if (outcome->gone) {
+		EXPECT_NE(0, tern_driver("bind", stage->name));
+		return;
+	}
+	ASSERT_EQ(0, tern_driver("bind", stage->name));
+	if (!outcome->as_new)
+		return;
+	ASSERT_EQ(0, tern_begin(&again));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&again, stage->resident, HUGE_PAGE));
+	EXPECT_TRUE(is_well(look(stage->resident, HUGE_PAGE, 2, 0), 1));
+	tern_unmap_all(&stage->t);
+	EXPECT_EQ(0, tern_end(&again));
 }
 
 FIXTURE_SETUP(loss)
 {
+	struct tern *t = &self->stage.t;
 	struct kernel_args never = {};
-	int ret = tern_begin(&self->t);
+	int ret = set_stage(&self->stage, &variant->outcome);
 	int unused;
 
 	if (ret == -ENODEV)
 		SKIP(return, "no Tern device in /dev/dri");
-	ASSERT_EQ(0, ret);
-	if (geteuid())
+	if (ret == -EPERM)
 		SKIP(return, "needs root");
-	ASSERT_EQ(0, tern_bus_name(self->t.fd, self->name, sizeof(self->name)));
-	self->bystander.pid = start_child(&self->bystander.go, stand_by, variant->comes_back);
-	ASSERT_LT(0, self->bystander.pid);
-	self->victim = start_child(&unused, wait_for_ever, 0);
+	ASSERT_EQ(0, ret);
+	self->victim = start_child(&unused, wait_for_ever, 0, PROT_READ | PROT_WRITE);
 	ASSERT_LT(0, self->victim);
-	self->resident = tern_resident(&self->t, HUGE_PAGE + SINGLE_BYTES, MADV_HUGEPAGE);
-	ASSERT_NE(NULL, self->resident);
-	ASSERT_EQ(0, tern_queue_init(&self->t, &self->waits, 0));
-	never.p = tern_keep(&self->t, tern_shared(PAGE, NULL), PAGE);
+	ASSERT_EQ(0, tern_queue_init(t, &self->waits, 0));
+	never.p = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
 	never.out = never.p + 1;
 	never.value = 1;
-	ASSERT_EQ(0, tern_start(&self->t, &self->waits, KERNEL_WAIT, never, 1, 3600000));
+	ASSERT_EQ(0, tern_start(t, &self->waits, KERNEL_WAIT, never, 1, 3600000));
 }
 
 FIXTURE_TEARDOWN(loss)
 {
-	kill(self->bystander.pid, SIGKILL);
+	kill(self->stage.bystander.pid, SIGKILL);
 	kill(self->victim, SIGKILL);
 }
 
@@ -436,78 +506,365 @@ static int work_until_lost(struct tern *t)
 	return __LINE__;
 }
 
+static const char *debugfs_path(const struct stage *stage, const char *file)
+{
+	static char path[128];
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/dri/%s/%s", stage->name, file);
+	return path;
+}
+
 static void check_lost(struct __test_metadata *_metadata, struct _test_data_loss *self)
 {
-	struct drm_tern_submit submit = tern_submission(&self->t, &self->waits, KERNEL_NULL);
-	char path[80], fdinfo[80];
+	struct tern *t = &self->stage.t;
+	struct drm_tern_submit submit = tern_submission(t, &self->waits, KERNEL_NULL);
+	struct drm_tern_stats stats = { .vm = t->vm };
 	struct drm_tern_device_query info;
-	struct drm_tern_stats stats = { .vm = self->t.vm };
+	char fdinfo[80];
 	struct drm_tern_gem_create gem;
 	__u32 vm;
 
-	EXPECT_EQ(-EIO, tern_ioctl(self->t.fd, DRM_IOCTL_TERN_SUBMIT, &submit));
-	EXPECT_EQ(-EIO, move(&self->t, self->resident, PAGE, DRM_TERN_LOCATION_DEVICE));
-	EXPECT_EQ(-EIO, move(&self->t, self->resident, PAGE, DRM_TERN_LOCATION_SYSTEM));
-	EXPECT_EQ(-EIO, tern_gem_create(&self->t, PAGE, 0, &gem));
+	EXPECT_EQ(-EIO, tern_ioctl(t->fd, DRM_IOCTL_TERN_SUBMIT, &submit));
+	EXPECT_EQ(-EIO, move(t, self->stage.resident, PAGE, DRM_TERN_LOCATION_DEVICE));
+	EXPECT_EQ(-EIO, move(t, self->stage.resident, PAGE, DRM_TERN_LOCATION_SYSTEM));
+	EXPECT_EQ(-EIO, tern_gem_create(t, PAGE, 0, &gem));
 	/* What asks nothing of the device goes on. */
-	EXPECT_EQ(0, tern_query(self->t.fd, &info));
-	EXPECT_EQ(0, tern_ioctl(self->t.fd, DRM_IOCTL_TERN_STATS, &stats));
+	EXPECT_EQ(0, tern_query(t->fd, &info));
+	EXPECT_EQ(0, tern_ioctl(t->fd, DRM_IOCTL_TERN_STATS, &stats));
 	EXPECT_LT(0, stats.bytes_to_device);
-	EXPECT_EQ(0, tern_vm_create(self->t.fd, &vm));
-	EXPECT_EQ(0, tern_vm_destroy(self->t.fd, vm));
-	snprintf(path, sizeof(path), "/sys/kernel/debug/dri/%s/engines", self->name);
-	EXPECT_TRUE(tells(path, "device:\tlost"));
-	snprintf(path, sizeof(path), "/sys/kernel/debug/dri/%s/queues", self->name);
-	EXPECT_TRUE(tells(path, "stopped=1"));
-	EXPECT_FALSE(tells(path, "stopped=0"));
-	snprintf(fdinfo, sizeof(fdinfo), "/proc/self/fdinfo/%d", self->t.fd);
+	EXPECT_EQ(0, tern_vm_create(t->fd, &vm));
+	EXPECT_EQ(0, tern_vm_destroy(t->fd, vm));
+	EXPECT_TRUE(tells(debugfs_path(&self->stage, "engines"), "device:\tlost"));
+	EXPECT_TRUE(tells(debugfs_path(&self->stage, "queues"), "stopped=1"));
+	EXPECT_FALSE(tells(debugfs_path(&self->stage, "queues"), "stopped=0"));
+	snprintf(fdinfo, sizeof(fdinfo), "/proc/self/fdinfo/%d", t->fd);
 	EXPECT_TRUE(tells(fdinfo, "drm-driver:\ttern"));
 }
 
 /* Errors are clear, all waits end, and memory keeps its content or is lost, as @variant says. */
 TEST_F_TIMEOUT(loss, and_after, 250)
 {
-	struct drm_tern_device_query info;
+	struct stage *stage = &self->stage;
 	time_t start;
 	int status;
 
-	ASSERT_EQ(0, work_until_lost(&self->t));
+	ASSERT_EQ(0, work_until_lost(&stage->t));
 	start = seconds();
 	/* Its fence is signalled. */
-	ASSERT_EQ(DRM_TERN_RESULT_DEVICE, tern_finish(&self->t, &self->waits));
+	ASSERT_EQ(DRM_TERN_RESULT_DEVICE, tern_finish(&stage->t, &self->waits));
 	check_lost(_metadata, self);
 
 	/* Half of it now; the rest is brought back when the driver goes, if it can be. */
-	EXPECT_TRUE(is_well(look(self->resident, HUGE_PAGE, 1, 0), variant->comes_back));
+	EXPECT_TRUE(is_well(look(stage->resident, HUGE_PAGE, 1, 0), variant->outcome.comes_back));
 	ASSERT_EQ(0, kill(self->victim, SIGKILL));
 	ASSERT_EQ(self->victim, waitpid(self->victim, &status, 0));
 	EXPECT_TRUE(WIFSIGNALED(status));
-
-	ASSERT_EQ(0, tern_driver("unbind", self->name));
 	EXPECT_GT(BOUND, seconds() - start);
-	EXPECT_EQ(-ENODEV, tern_query(self->t.fd, &info));
-	EXPECT_TRUE(is_well(look(self->resident, HUGE_PAGE + SINGLE_BYTES, 1, 0),
-			    variant->comes_back));
-	ASSERT_EQ(1, write(self->bystander.go, "", 1));
-	EXPECT_TRUE(tern_child_ok(self->bystander.pid));
-	tern_queue_free(&self->t, &self->waits);
-	tern_queue_free(&self->t, &self->t.queue);
-	close(self->t.fd);
+	strike(_metadata, stage, &variant->outcome);
+}
 
-	if (variant->gone) {
-		EXPECT_NE(0, tern_driver("bind", self->name));
-		return;
-	}
-	ASSERT_EQ(0, tern_driver("bind", self->name));
-	if (variant->comes_back) {
-		struct tern again;
+/*
+ * A device that answers nothing any more when it has met an illegal instruction, so that a test
+ * knows when that begins. The driver does not know, and waits.
+ */
+FIXTURE(quiet)
+{
+	struct stage stage;
+};
 
-		ASSERT_EQ(0, tern_begin(&again));
-		EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&again, self->resident, HUGE_PAGE));
-		EXPECT_TRUE(is_well(look(self->resident, HUGE_PAGE, 2, 0), 1));
-		tern_unmap_all(&self->t);
-		EXPECT_EQ(0, tern_end(&again));
+FIXTURE_VARIANT(quiet)
+{
+	struct outcome outcome;
+	/* It says what it has done when the driver resets it, which has given that up. */
+	int late;
+};
+
+FIXTURE_VARIANT_ADD(quiet, for_good)
+{
+	.outcome = { .comes_back = 1, .as_new = 1 },
+};
+
+FIXTURE_VARIANT_ADD(quiet, until_reset)
+{
+	.outcome = { .comes_back = 1, .as_new = 1 },
+	.late = 1,
+};
+
+FIXTURE_VARIANT_ADD(quiet, and_gone)
+{
+	.outcome = { .gone = 1 },
+};
+
+FIXTURE_SETUP(quiet)
+{
+	int ret = set_stage(&self->stage, &variant->outcome);
+
+	if (ret == -ENODEV)
+		SKIP(return, "no Tern device in /dev/dri");
+	if (ret == -EPERM)
+		SKIP(return, "needs root");
+	ASSERT_EQ(0, ret);
+}
+
+FIXTURE_TEARDOWN(quiet)
+{
+	kill(self->stage.bystander.pid, SIGKILL);
+}
+
+/* Has the device answer nothing any more. */
+static int silence(struct tern *t)
+{
+	return tern_run_threads(t, KERNEL_ILLEGAL, (struct kernel_args){}, 1);
+}
+
+static int is_running(const struct stage *stage)
+{
+	return tells(debugfs_path(stage, "engines"), "device:\trunning");
+}
+
+/* Packets that the engines got whose names begin with @engine; -1 if that cannot be told. */
+static long submitted(const struct stage *stage, const char *engine)
+{
+	FILE *file = fopen(debugfs_path(stage, "engines"), "r");
+	char line[128];
+	long n, sum = 0;
+
+	if (!file)
+		return -1;
+	while (fgets(line, sizeof(line), file)) {
+		if (!strncmp(line, engine, strlen(engine)) &&
+		    sscanf(line, "%*[^:]:\tsubmitted=%ld", &n) == 1)
+			sum += n;
 	}
+	fclose(file);
+	return sum;
+}
+
+/* Waits until an engine has got more than @before packets. False if that takes too long. */
+static int has_got_more(const struct stage *stage, const char *engine, long before)
+{
+	time_t end = seconds() + BOUND;
+
+	while (submitted(stage, engine) <= before) {
+		if (seconds() > end)
+			return 0;
+	}
+	return 1;
+}
+
+/* Whether a child ends in time; its status. */
+static int ends(pid_t pid, int *status)
+{
+	struct pollfd end = { .fd = syscall(__NR_pidfd_open, pid, 0), .events = POLLIN };
+	int ret = poll(&end, 1, BOUND * 1000);
+
+	close(end.fd);
+	return ret == 1 && waitpid(pid, status, 0) == pid;
+}
+
+static int ends_killed(pid_t pid)
+{
+	int status;
+
+	return ends(pid, &status) && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+}
+
+static int prefetch(struct tern *t, unsigned long *p, int go, int all)
+{
+	unsigned long *more = tern_filled(t, HUGE_PAGE, MADV_HUGEPAGE);
+
+	(void)p;
+	(void)all;
+	if (!more || !is_told(go))
+		return 4;
+	return move(t, more, HUGE_PAGE, DRM_TERN_LOCATION_DEVICE) != -EIO;
+}
+
+static int unmap(struct tern *t, unsigned long *p, int go, int all)
+{
+	(void)t;
+	(void)all;
+	if (!is_told(go))
+		return 4;
+	return munmap(p, RESIDENT_BYTES);
+}
+
+/* A process that is about to wait for the device in the kernel. */
+struct waiter {
+	rest_fn *rest;
+	int protection;
+	/* Whose packets it waits for. */
+	const char *engine;
+	pid_t pid;
+	int go;
+};
+
+static int start_waiters(struct waiter *waiters, int n, int all)
+{
+	for (struct waiter *w = waiters; w < waiters + n; w++) {
+		w->pid = start_child(&w->go, w->rest, all, w->protection);
+		if (w->pid < 0)
+			return 0;
+	}
+	return 1;
+}
+
+/* Has it go on. Whether it waits for the device now. */
+static int lets_wait(const struct stage *stage, const struct waiter *w)
+{
+	long before = submitted(stage, w->engine);
+
+	return write(w->go, "", 1) == 1 && has_got_more(stage, w->engine, before);
+}
+
+/* The same for one that is killed: it is at its end. */
+static int lets_end(const struct stage *stage, const struct waiter *w)
+{
+	long before = submitted(stage, w->engine);
+
+	return !kill(w->pid, SIGKILL) && has_got_more(stage, w->engine, before);
+}
+
+/* They wait for copies: in a fault of the CPU, and in the ioctl. */
+TEST_F_TIMEOUT(quiet, kill_who_copies, 250)
+{
+	struct stage *stage = &self->stage;
+	struct waiter waiters[] = {
+		{ .rest = stand_by, .protection = PROT_READ, .engine = "copy" },
+		{ .rest = prefetch, .protection = PROT_READ | PROT_WRITE, .engine = "copy" },
+	};
+
+	ASSERT_TRUE(start_waiters(waiters, ARRAY_SIZE(waiters), 1));
+	ASSERT_EQ(DRM_TERN_RESULT_ILLEGAL, silence(&stage->t));
+	for (int i = 0; i < ARRAY_SIZE(waiters); i++)
+		ASSERT_TRUE(lets_wait(stage, &waiters[i]));
+	for (int i = 0; i < ARRAY_SIZE(waiters); i++)
+		ASSERT_EQ(0, kill(waiters[i].pid, SIGKILL));
+	/* The driver still waits, too. */
+	EXPECT_TRUE(is_running(stage));
+	for (int i = 0; i < ARRAY_SIZE(waiters); i++) {
+		EXPECT_TRUE(ends_killed(waiters[i].pid))
+			TH_LOG("waiter %d", i);
+	}
+	EXPECT_TRUE(is_lost(&stage->t));
+	strike(_metadata, stage, &variant->outcome);
+}
+
+/* They wait until the device has dropped a mapping: in a fault, in munmap(), and at the end. */
+TEST_F_TIMEOUT(quiet, kill_who_unmaps, 250)
+{
+	struct stage *stage = &self->stage;
+	struct waiter waiters[] = {
+		{ .rest = stand_by, .protection = PROT_READ | PROT_WRITE, .engine = "control" },
+		{ .rest = unmap, .protection = PROT_READ | PROT_WRITE, .engine = "control" },
+		{ .rest = stand_by, .protection = PROT_READ | PROT_WRITE, .engine = "control" },
+	};
+	enum { LAST = ARRAY_SIZE(waiters) - 1 };
+
+	ASSERT_TRUE(start_waiters(waiters, ARRAY_SIZE(waiters), 1));
+	ASSERT_EQ(DRM_TERN_RESULT_ILLEGAL, silence(&stage->t));
+	for (int i = 0; i < LAST; i++)
+		ASSERT_TRUE(lets_wait(stage, &waiters[i]));
+	ASSERT_TRUE(lets_end(stage, &waiters[LAST]));
+	for (int i = 0; i < LAST; i++)
+		ASSERT_EQ(0, kill(waiters[i].pid, SIGKILL));
+	EXPECT_TRUE(is_running(stage));
+	for (int i = 0; i <= LAST; i++) {
+		EXPECT_TRUE(ends_killed(waiters[i].pid))
+			TH_LOG("waiter %d", i);
+	}
+	EXPECT_TRUE(is_lost(&stage->t));
+	strike(_metadata, stage, &variant->outcome);
+}
+
+/* The fence of the last submission as a file, which outlives the queue; -errno. */
+static int fence_file(struct tern *t)
+{
+	struct drm_syncobj_handle args = {
+		.handle = t->queue.syncobj,
+		.flags = DRM_SYNCOBJ_HANDLE_TO_FD_FLAGS_EXPORT_SYNC_FILE,
+		.fd = -1,
+	};
+	int ret = tern_ioctl(t->fd, DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD, &args);
+
+	return ret ? ret : args.fd;
+}
+
+/* Of a fence: 0 if it is not signalled, 1 if it is, -errno if by an error. */
+static int fence_status(int file)
+{
+	struct sync_file_info info = {};
+
+	return ioctl(file, SYNC_IOC_FILE_INFO, &info) ? 2 : info.status;
+}
+
+/* The driver goes before it knows, while a fault of the CPU waits, and a dispatch does. */
+TEST_F_TIMEOUT(quiet, unbind, 250)
+{
+	struct stage *stage = &self->stage;
+	struct waiter waiter = { .rest = stand_by, .protection = PROT_READ, .engine = "copy" };
+	struct kernel_args none = {};
+	int fence, status;
+
+	ASSERT_TRUE(start_waiters(&waiter, 1, variant->outcome.comes_back));
+	ASSERT_EQ(DRM_TERN_RESULT_ILLEGAL, silence(&stage->t));
+	ASSERT_EQ(0, tern_start(&stage->t, &stage->t.queue, KERNEL_NULL, none, 1, 0));
+	fence = fence_file(&stage->t);
+	ASSERT_LE(0, fence);
+	ASSERT_TRUE(lets_wait(stage, &waiter));
+	EXPECT_TRUE(is_running(stage));
+	EXPECT_EQ(0, fence_status(fence));
+	strike(_metadata, stage, &variant->outcome);
+	status = fence_status(fence);
+	EXPECT_TRUE(variant->late ? status == 1 : status == -EIO || status == -ECANCELED)
+		TH_LOG("status %d", status);
+	close(fence);
+	/* It looks at all of its memory. */
+	ASSERT_TRUE(ends(waiter.pid, &status));
+	EXPECT_TRUE(WIFEXITED(status) && !WEXITSTATUS(status));
+}
+
+/*
+ * Dispatches are given up when their time is over, and the device when it does not stop their
+ * queue. What it says then of the dispatches counts, if it says anything.
+ */
+TEST_F_TIMEOUT(quiet, dispatch, 250)
+{
+	enum { DISPATCHES = 3 };
+	struct stage *stage = &self->stage;
+	struct tern *t = &stage->t;
+	struct tern_queue queue;
+	struct drm_tern_submit submit;
+	unsigned long *p;
+	int status;
+
+	/* So that nothing of what it needs is missing. */
+	ASSERT_EQ(0, tern_queue_init(t, &queue, 0));
+	p = tern_filled(t, SINGLE_BYTES, MADV_NOHUGEPAGE);
+	ASSERT_NE(NULL, p);
+	*queue.args = (struct kernel_args){ .p = p, .count = WORDS(SINGLE_BYTES), .value = 1 };
+	submit = tern_submission(t, &queue, KERNEL_ADD);
+	submit.timeout_ms = LIMIT_MS;
+	ASSERT_EQ(0, tern_ioctl(t->fd, DRM_IOCTL_TERN_SUBMIT, &submit));
+	queue.seqno = submit.seqno;
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_finish(t, &queue));
+
+	ASSERT_EQ(DRM_TERN_RESULT_ILLEGAL, silence(t));
+	for (int i = 0; i < DISPATCHES; i++)
+		ASSERT_EQ(0, tern_ioctl(t->fd, DRM_IOCTL_TERN_SUBMIT, &submit));
+	EXPECT_TRUE(is_running(stage));
+	queue.seqno = submit.seqno;
+	status = tern_finish(t, &queue);
+	EXPECT_EQ(variant->late ? DRM_TERN_RESULT_OK : DRM_TERN_RESULT_DEVICE, status);
+	if (variant->late)
+		EXPECT_EQ(-1, tern_check_pattern(p, SINGLE_BYTES, 1 + DISPATCHES));
+	ASSERT_EQ(0, tern_result(t, &queue, submit.seqno - DISPATCHES + 1));
+	EXPECT_EQ(variant->late ? DRM_TERN_RESULT_OK : DRM_TERN_RESULT_TIMEOUT,
+		  queue.result.status);
+	EXPECT_TRUE(is_lost(t));
+	EXPECT_EQ(-EIO, tern_ioctl(t->fd, DRM_IOCTL_TERN_SUBMIT, &submit));
+	tern_queue_free(t, &queue);
+	strike(_metadata, stage, &variant->outcome);
 }
 
 TEST_HARNESS_MAIN

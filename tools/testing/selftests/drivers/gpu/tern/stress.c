@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * A stress test of shared virtual memory; see stress.h for how it is made, and
- * Documentation/gpu/tern.rst for how it is used.
+ * Documentation/gpu/tern-testing.rst for how it is used.
  *
  * Each round is a process, so that one which crashes or hangs is reported as any failure: with
  * its seed, what is wrong, and the operations that lead to it, fewer if it fails with fewer.
@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "stress.h"
 
@@ -176,6 +177,9 @@ static void report_failure(void)
 	free(plan);
 }
 
+/* Those of test_rounds() and what it leads to. */
+#define ROUND_TESTS 4
+
 static void print_totals(unsigned long seed, double seconds)
 {
 	const struct report *report = &shared->report;
@@ -196,6 +200,7 @@ static bool run_and_report(void)
 		return false;
 	}
 	print_totals(shared->plan.seed, now() - start);
+	effects_add_round(shared);
 	return true;
 }
 
@@ -212,12 +217,41 @@ static void test_rounds(void)
 	double end = now() + options.seconds;
 	bool well = true;
 
+	effects_begin();
 	ksft_print_msg("seed %lu\n", options.seed);
 	for (unsigned long i = 0; well && i < options.rounds && now() < end; i++) {
 		make_shared(options.seed + i);
 		well = run_and_report();
 	}
 	ksft_test_result(well, "rounds\n");
+	ksft_test_result(effects_end(), "operations_come_to_something\n");
+}
+
+/* Nothing is left of the memory of all processes that there were. */
+static void test_left(void)
+{
+	unsigned long left;
+
+	if (!system_cgroup()) {
+		ksft_test_result_skip("nothing_is_left: there is no memory cgroup\n");
+		return;
+	}
+	left = system_left_bytes();
+	if (left)
+		ksft_print_msg("%lu bytes of memory are left\n", left);
+	ksft_test_result(!left && system_remove_cgroup(), "nothing_is_left\n");
+}
+
+/* Whether operations could do all that they are for. */
+static void test_missing(void)
+{
+	char missing[256];
+
+	effects_missing(missing, sizeof(missing));
+	if (missing[0])
+		ksft_test_result_skip("nothing_is_missing: without %s\n", missing);
+	else
+		ksft_test_result_pass("nothing_is_missing\n");
 }
 
 static void test_replay(void)
@@ -311,7 +345,48 @@ static void test_reports(const char *name, enum op_kind kind, const char *what)
 	ksft_test_result(found, "%s\n", name);
 }
 
-#define SELF_TESTS 5
+/* Ends with a page of the cgroup's memory in a pipe. */
+static void __noreturn leave_page(int pipe)
+{
+	struct iovec page = { .iov_len = PAGE };
+
+	page.iov_base = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			     -1, 0);
+	if (!system_enter_cgroup() || page.iov_base == MAP_FAILED)
+		_exit(1);
+	memset(page.iov_base, 1, PAGE);
+	_exit(vmsplice(pipe, &page, 1, 0) != PAGE);
+}
+
+/* A page that somebody keeps a reference of is found as long as they do. */
+static void test_finds_left(void)
+{
+	const char *name = "finds_a_page_that_is_left";
+	unsigned long held, left;
+	int ends[2];
+	bool well;
+	pid_t pid;
+
+	if (!system_cgroup()) {
+		ksft_test_result_skip("%s: there is no memory cgroup\n", name);
+		return;
+	}
+	if (pipe(ends))
+		ksft_exit_fail_msg("pipe: %m\n");
+	fflush(stdout);
+	pid = fork();
+	if (!pid)
+		leave_page(ends[1]);
+	well = tern_child_ok(pid);
+	held = system_left_bytes();
+	close(ends[0]);
+	close(ends[1]);
+	left = system_left_bytes();
+	ksft_print_msg("as it should: %lu bytes of memory are left, then %lu\n", held, left);
+	ksft_test_result(well && held == PAGE && !left, "%s\n", name);
+}
+
+#define SELF_TESTS 6
 
 static void test_self(void)
 {
@@ -320,6 +395,7 @@ static void test_self(void)
 	test_trace();
 	test_reports("reports_a_crash", OP_CRASH, "signal");
 	test_reports("reports_a_hang", OP_HANG, "no operation");
+	test_finds_left();
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -436,10 +512,12 @@ int main(int argc, char **argv)
 		ksft_set_plan(1);
 		test_replay();
 	} else {
-		ksft_set_plan(1 + (options.self_test ? SELF_TESTS : 0));
+		ksft_set_plan(ROUND_TESTS + (options.self_test ? SELF_TESTS : 0));
 		if (options.self_test)
 			test_self();
 		test_rounds();
+		test_missing();
+		test_left();
 	}
 	system_restore();
 	ksft_finished();

@@ -10,6 +10,8 @@
  * stress_round.c   runs a plan in the process that calls it
  * stress_ops.c     the operations
  * stress_shadow.c  the shadow copy
+ * stress_reader.c  threads that look at what the operations are at
+ * stress_effect.c  whether the operations of a run came to something
  */
 #ifndef STRESS_H
 #define STRESS_H
@@ -67,6 +69,16 @@ struct plan {
 	struct op ops[MAX_OPS];
 };
 
+/* What a run of many operations must bring about. */
+enum effect {
+	EFFECT_TO_DEVICE_HUGE, EFFECT_TO_DEVICE_MID, EFFECT_TO_DEVICE_SMALL,
+	EFFECT_TO_SYSTEM_HUGE, EFFECT_TO_SYSTEM_MID, EFFECT_TO_SYSTEM_SMALL,
+	EFFECT_MAPPED, EFFECT_CPU_FAULT, EFFECT_CANCEL, EFFECT_LOOK, EFFECT_LOOK_REFUSED,
+	EFFECT_WP, EFFECT_NODE, EFFECT_NOHUGE, EFFECT_HUGE, EFFECT_COLLAPSE,
+	EFFECT_SWAP_OUT, EFFECT_SWAP_IN, EFFECT_SAME, EFFECT_COMPACT, EFFECT_LIMIT,
+	NR_EFFECTS
+};
+
 /* How a round went, in memory that it shares with all that watch it. */
 struct report {
 	/* Goes up with each operation; what stands still is taken to hang. */
@@ -75,6 +87,7 @@ struct report {
 	char text[512];
 	/* Totals of a round that went well. */
 	unsigned long steps, refused, to_device, to_system;
+	unsigned long effects[NR_EFFECTS];
 };
 
 struct shared {
@@ -112,9 +125,11 @@ void plan_drop(struct plan *plan, unsigned int first, unsigned int count);
 #define STAMP_FILE 0x4000000000000000UL
 #define STAMP_REGION(id) (((id) + 1UL) << 48)
 
+#define STAMP_FACTOR 0xd6e8feb86659fd93UL
+
 static inline unsigned long stamp_word(unsigned long stamp, unsigned int word)
 {
-	return stamp ? (stamp + word) * 0xd6e8feb86659fd93UL : 0;
+	return stamp ? (stamp + word) * STAMP_FACTOR : 0;
 }
 
 struct shadow {
@@ -187,6 +202,8 @@ struct region {
 	unsigned long *copy;
 	struct child children[MAX_CHILDREN];
 	struct op *op;
+	/* The last one, which is no part of the plan. */
+	struct op end;
 
 	/* The job: a dispatch of kernel "steps". */
 	struct tern_queue queue;
@@ -275,12 +292,34 @@ void check_span(struct region *r, struct page_span span);
 
 void __noreturn round_run(struct shared *shared, const char *cgroup);
 
+void readers_start(struct round *round);
+void readers_grant(void);
+void readers_end(struct report *report);
+
+static inline void count_effect(struct region *r, enum effect which, unsigned long count)
+{
+	__atomic_fetch_add(&r->round->shared->report.effects[which], count, __ATOMIC_RELAXED);
+}
+
+#define CGROUPS "/sys/fs/cgroup"
+#define CGROUP CGROUPS "/tern-stress"
+
 void system_prepare(void);
 void system_restore(void);
 const char *system_cgroup(void);
 unsigned int system_sizes(void);
 void system_set_sizes(unsigned int sizes);
 bool system_write(const char *path, const char *value);
+bool system_enter_cgroup(void);
+unsigned long system_number(const char *path);
+unsigned long system_count(const char *path, const char *name);
+unsigned long system_left_bytes(void);
+bool system_remove_cgroup(void);
+
+void effects_begin(void);
+void effects_add_round(const struct shared *shared);
+bool effects_end(void);
+void effects_missing(char *text, size_t size);
 
 /* A failure's trace with as few operations as can be found within @seconds. */
 unsigned int shrink(struct plan *plan, bool (*fails)(const struct plan *plan), time_t seconds);

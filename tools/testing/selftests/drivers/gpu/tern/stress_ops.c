@@ -58,8 +58,8 @@ static unsigned int vma_end(struct region *r, unsigned int page)
 
 static unsigned long new_stamp(struct region *r)
 {
-	r->last_stamp += STAMP_STEP;
-	return r->last_stamp;
+	/* Readers know the last one before it is written. */
+	return __atomic_add_fetch(&r->last_stamp, STAMP_STEP, __ATOMIC_SEQ_CST);
 }
 
 static int advise(struct region *r, struct page_span span, int advice)
@@ -341,7 +341,7 @@ static void op_write(struct region *r, struct page_span span)
 {
 	unsigned long stamp = new_stamp(r);
 
-	r->last_stamp += span.count * STAMP_STEP;
+	__atomic_add_fetch(&r->last_stamp, span.count * STAMP_STEP, __ATOMIC_SEQ_CST);
 	write_span(r, span, stamp, false);
 }
 
@@ -395,7 +395,8 @@ static void op_spoil(struct region *r, struct page_span span, unsigned int arg)
 static void op_advise(struct region *r, struct page_span span, int advice)
 {
 	shadow_enter(r);
-	advise(r, span, advice);
+	if (!advise(r, span, advice) && advice == MADV_NOHUGEPAGE)
+		count_effect(r, EFFECT_NOHUGE, 1);
 	shadow_leave(r);
 }
 
@@ -436,6 +437,19 @@ static void op_compact(struct region *r)
 	shadow_leave(r);
 }
 
+/* How many of the pages are on a node; at most HUGE_PAGES. */
+static unsigned int count_on_node(void **pages, unsigned int count, int node)
+{
+	unsigned int found = 0;
+	int status[HUGE_PAGES];
+
+	if (syscall(SYS_move_pages, 0, (unsigned long)count, pages, NULL, status, 0))
+		return 0;
+	for (unsigned int i = 0; i < count; i++)
+		found += status[i] == node;
+	return found;
+}
+
 /* Moves pages to another node, or says where they are to be. */
 static void op_node(struct region *r, struct page_span span, unsigned int arg)
 {
@@ -443,6 +457,7 @@ static void op_node(struct region *r, struct page_span span, unsigned int arg)
 	unsigned long mask = 1UL << node;
 	void *pages[HUGE_PAGES];
 	int nodes[HUGE_PAGES], status[HUGE_PAGES];
+	unsigned int before, after;
 
 	if (r->round->nodes < 2)
 		return;
@@ -453,12 +468,16 @@ static void op_node(struct region *r, struct page_span span, unsigned int arg)
 		nodes[i] = node;
 	}
 	shadow_enter(r);
+	before = count_on_node(pages, span.count, node);
 	if (arg & 16)
 		syscall(SYS_mbind, pages[0], span.count * PAGE, MPOL_PREFERRED, &mask,
 			8 * sizeof(mask), MPOL_MF_MOVE);
 	else
 		syscall(SYS_move_pages, 0, (unsigned long)span.count, pages, nodes, status,
 			MPOL_MF_MOVE);
+	after = count_on_node(pages, span.count, node);
+	if (after > before)
+		count_effect(r, EFFECT_NODE, after - before);
 	shadow_leave(r);
 }
 
@@ -469,18 +488,13 @@ static void op_node(struct region *r, struct page_span span, unsigned int arg)
  */
 static void op_limit(struct region *r, unsigned int arg)
 {
-	unsigned long current = 0;
+	unsigned long current;
 	char path[96], value[32];
-	FILE *file;
 
 	if (!r->round->cgroup)
 		return;
 	snprintf(path, sizeof(path), "%s/memory.current", r->round->cgroup);
-	file = fopen(path, "r");
-	if (file && fscanf(file, "%lu", &current) != 1)
-		current = 0;
-	if (file)
-		fclose(file);
+	current = system_number(path);
 	snprintf(path, sizeof(path), "%s/memory.high", r->round->cgroup);
 	snprintf(value, sizeof(value), "%lu", current - current / 64 * (1 + arg % 4));
 	shadow_enter(r);
@@ -587,8 +601,9 @@ void op_run(struct region *r, struct op *op)
 {
 	struct page_span span = op_span(op);
 
-	r->op = op;
+	__atomic_store_n(&r->op, op, __ATOMIC_RELEASE);
 	__atomic_store_n(&op->state, OP_BEGUN, __ATOMIC_RELAXED);
+	readers_grant();
 	job_poll(r);
 	switch ((enum op_kind)op->kind) {
 	case OP_MAP:

@@ -94,8 +94,10 @@ static void *serve_uffd(void *arg)
 		if (poll(&poll_uffd, 1, -1) < 0)
 			continue;
 		while (read(round->uffd, &message, sizeof(message)) == sizeof(message)) {
-			if (message.event == UFFD_EVENT_PAGEFAULT)
-				allow_write(round->uffd, message.arg.pagefault.address);
+			if (message.event != UFFD_EVENT_PAGEFAULT)
+				continue;
+			allow_write(round->uffd, message.arg.pagefault.address);
+			count_effect(&round->regions[0], EFFECT_WP, 1);
 		}
 	}
 	return NULL;
@@ -126,29 +128,18 @@ static unsigned int count_nodes(void)
 	return count ? count : 1;
 }
 
-static void enter_cgroup(const struct round *round)
-{
-	char path[96];
-
-	if (!round->cgroup)
-		return;
-	snprintf(path, sizeof(path), "%s/cgroup.procs", round->cgroup);
-	system_write(path, "0");
-}
-
 static void *region_run(void *arg)
 {
 	struct region *r = arg;
 	struct plan *plan = &r->round->shared->plan;
-	struct op last = { .kind = OP_REAP };
 
 	for (unsigned int i = 0; i < plan->nr_ops; i++) {
 		if (plan->ops[i].region == r->id)
 			op_run(r, &plan->ops[i]);
 	}
 	job_end(r);
-	op_run(r, &last);
-	r->op = NULL;
+	r->end = (struct op){ .kind = OP_REAP, .count = r->nr_pages };
+	op_run(r, &r->end);
 	check_span(r, (struct page_span){ 0, r->nr_pages });
 	munmap(r->base, r->nr_pages * PAGE);
 	return NULL;
@@ -178,6 +169,15 @@ static void note_totals(struct round *round)
 	}
 	report->to_device = stats.bytes_to_device;
 	report->to_system = stats.bytes_to_system;
+	report->effects[EFFECT_TO_DEVICE_HUGE] = stats.to_device_huge;
+	report->effects[EFFECT_TO_DEVICE_MID] = stats.to_device_mid;
+	report->effects[EFFECT_TO_DEVICE_SMALL] = stats.to_device_small;
+	report->effects[EFFECT_TO_SYSTEM_HUGE] = stats.to_system_huge;
+	report->effects[EFFECT_TO_SYSTEM_MID] = stats.to_system_mid;
+	report->effects[EFFECT_TO_SYSTEM_SMALL] = stats.to_system_small;
+	report->effects[EFFECT_MAPPED] = stats.mapped_pages;
+	report->effects[EFFECT_CPU_FAULT] = stats.cpu_faults;
+	report->effects[EFFECT_CANCEL] = stats.cancels;
 }
 
 /* Runs the shared plan in this process, which then ends: with 0 if nothing was wrong. */
@@ -192,7 +192,8 @@ void round_run(struct shared *shared, const char *cgroup)
 	round->shared = shared;
 	round->cgroup = cgroup;
 	round->regions[0].round = round;
-	enter_cgroup(round);
+	if (cgroup && !system_enter_cgroup())
+		fail_text(&round->regions[0], "no cgroup: %m");
 	system_set_sizes(shared->plan.sizes);
 	ret = tern_begin(&round->t);
 	if (ret)
@@ -203,7 +204,9 @@ void round_run(struct shared *shared, const char *cgroup)
 	open_uffd(round);
 	for (unsigned int i = 0; i < shared->plan.regions; i++)
 		region_prepare(round, i);
+	readers_start(round);
 	run_regions(round);
+	readers_end(&shared->report);
 	note_totals(round);
 	for (unsigned int i = 0; i < shared->plan.regions; i++)
 		tern_queue_free(&round->t, &round->regions[i].queue);

@@ -30,12 +30,13 @@
 static void fail_with(struct region *r, const char *text)
 {
 	struct report *report = &r->round->shared->report;
+	const struct op *op = __atomic_load_n(&r->op, __ATOMIC_ACQUIRE);
 	unsigned int none = 0;
 
 	if (__atomic_compare_exchange_n(&report->failed, &none, 1, false, __ATOMIC_ACQ_REL,
 					__ATOMIC_ACQUIRE)) {
 		snprintf(report->text, sizeof(report->text), "region %u, %s: %s", r->id,
-			 r->op ? op_types[r->op->kind].name : "end", text);
+			 op && op != &r->end ? op_types[op->kind].name : "end", text);
 		__atomic_store_n(&report->failed, 2, __ATOMIC_RELEASE);
 	}
 	while (__atomic_load_n(&report->failed, __ATOMIC_ACQUIRE) != 2)

@@ -8,8 +8,6 @@
 
 #define KSM "/sys/kernel/mm/ksm/"
 #define THP "/sys/kernel/mm/transparent_hugepage/"
-#define CGROUPS "/sys/fs/cgroup"
-#define CGROUP CGROUPS "/tern-stress"
 #define MAX_SETTINGS 32
 
 static struct setting {
@@ -20,6 +18,13 @@ static unsigned int nr_settings;
 /* Sizes of huge pages that there are; bit n: 4 KiB << n. */
 static unsigned int sizes;
 static bool has_cgroup;
+
+/*
+ * Looks at the counters of a cgroup, ten in a second: so many that are alike tell that they are up
+ * to date, which the kernel sees to every two seconds; and how many there are at most.
+ */
+#define LOOKS_ALIKE 50
+#define MAX_LOOKS 600
 
 bool system_write(const char *path, const char *value)
 {
@@ -86,6 +91,80 @@ static void make_cgroup(void)
 	has_cgroup = !access(CGROUP "/memory.high", W_OK);
 }
 
+/* Has this process, and children that it gets, use memory of the cgroup. */
+bool system_enter_cgroup(void)
+{
+	return system_write(CGROUP "/cgroup.procs", "0");
+}
+
+/* The number in a file; 0 if there is none. */
+unsigned long system_number(const char *path)
+{
+	FILE *file = fopen(path, "r");
+	unsigned long number = 0;
+
+	if (file && fscanf(file, "%lu", &number) != 1)
+		number = 0;
+	if (file)
+		fclose(file);
+	return number;
+}
+
+/* The number behind @name in a file with lines of both; 0 if there is none. */
+unsigned long system_count(const char *path, const char *name)
+{
+	FILE *file = fopen(path, "r");
+	unsigned long count = 0, number;
+	char line[256], found[64];
+
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%63s %lu", found, &number) == 2 && !strcmp(found, name))
+			count = number;
+	}
+	if (file)
+		fclose(file);
+	return count;
+}
+
+/* Bytes of anonymous memory on the lists of the cgroup. */
+static unsigned long count_left(void)
+{
+	/* What is in the swap cache for nobody goes. */
+	system_write(CGROUP "/memory.high", "0");
+	return system_count(CGROUP "/memory.stat", "active_anon") +
+	       system_count(CGROUP "/memory.stat", "inactive_anon") +
+	       system_count(CGROUP "/memory.stat", "unevictable");
+}
+
+/*
+ * Bytes that the cgroup has although it has no process: folios of which somebody has kept a
+ * reference, but for those that are not back on the lists.
+ */
+unsigned long system_left_bytes(void)
+{
+	unsigned long left, last;
+	int alike = 0;
+
+	/* Has each CPU put on the lists what it keeps for them. */
+	system_write("/proc/sys/vm/compact_memory", "1");
+	left = count_left();
+	for (int i = 0; alike < LOOKS_ALIKE && i < MAX_LOOKS; i++) {
+		usleep(100000);
+		last = left;
+		left = count_left();
+		alike = left == last ? alike + 1 : 0;
+	}
+	system_write(CGROUP "/memory.high", "max");
+	return left;
+}
+
+/* Removes the cgroup; it can be removed when no process is left in it. */
+bool system_remove_cgroup(void)
+{
+	has_cgroup = has_cgroup && rmdir(CGROUP);
+	return !has_cgroup;
+}
+
 /* Makes the kernel ready; what it does not have is left out. */
 void system_prepare(void)
 {
@@ -110,6 +189,5 @@ void system_restore(void)
 		nr_settings--;
 		system_write(settings[nr_settings].path, settings[nr_settings].value);
 	}
-	if (has_cgroup)
-		rmdir(CGROUP);
+	system_remove_cgroup();
 }

@@ -3,6 +3,7 @@
  * The address space changes, is copied, or ends, while its memory is on the device or the
  * device works on it.
  */
+#include <sched.h>
 #include <signal.h>
 
 #include "kselftest_harness.h"
@@ -259,36 +260,30 @@ enum end {
 FIXTURE(end)
 {
 	struct tern t;
+	struct tern_orders old;
 };
 
 FIXTURE_VARIANT(end)
 {
-	enum end end;
+	int advice;
+	/* Of the folios that the system makes, if that is not left to it. */
+	int order;
 };
 
-FIXTURE_VARIANT_ADD(end, exit)
+FIXTURE_VARIANT_ADD(end, huge)
 {
-	.end = END_EXIT,
+	.advice = MADV_HUGEPAGE,
 };
 
-FIXTURE_VARIANT_ADD(end, close)
+FIXTURE_VARIANT_ADD(end, mthp)
 {
-	.end = END_CLOSE,
+	.advice = MADV_NORMAL,
+	.order = 4,
 };
 
-FIXTURE_VARIANT_ADD(end, exec)
+FIXTURE_VARIANT_ADD(end, single)
 {
-	.end = END_EXEC,
-};
-
-FIXTURE_VARIANT_ADD(end, exec_open)
-{
-	.end = END_EXEC_OPEN,
-};
-
-FIXTURE_VARIANT_ADD(end, signal)
-{
-	.end = END_SIGNAL,
+	.advice = MADV_NOHUGEPAGE,
 };
 
 FIXTURE_SETUP(end)
@@ -298,10 +293,13 @@ FIXTURE_SETUP(end)
 	if (ret == -ENODEV)
 		SKIP(return, "no Tern device in /dev/dri");
 	ASSERT_EQ(0, ret);
+	if (variant->order && tern_choose_order(&self->old, variant->order))
+		SKIP(return, "needs root, and a kernel with mTHP");
 }
 
 FIXTURE_TEARDOWN(end)
 {
+	EXPECT_EQ(0, tern_restore_orders(&self->old));
 	ASSERT_EQ(0, tern_end(&self->t));
 }
 
@@ -327,58 +325,123 @@ static int after_exec(int fd, __u32 vm)
 	return tern_is_tern(fd) && tern_ioctl(fd, DRM_IOCTL_TERN_QUEUE_CREATE, &create) != -EPERM;
 }
 
-/* In a child: starts work that does not end by itself, and ends in its midst. */
-static int child_main(enum end end)
+/*
+ * Whether the threads of the device, which have added to all of @p again and again until they were
+ * ended, have left what they counted in @sweeps, and what they had done of the sweep after that.
+ */
+static int holds_sweeps(const unsigned long *p, size_t bytes, const unsigned long *sweeps)
 {
-	struct kernel_args args = { .count = WORDS(2 * HUGE_PAGE) };
-	struct tern t;
+	unsigned long last[TERN_THREADS];
 
-	if (tern_begin(&t))
-		return 2;
-	args.p = tern_resident(&t, 2 * HUGE_PAGE, MADV_HUGEPAGE);
-	args.out = tern_shared(PAGE, NULL);
-	if (!args.p || !args.out)
-		return 3;
-	if (tern_start(&t, &t.queue, KERNEL_WATCH, args, TERN_THREADS, 0))
-		return 4;
+	for (unsigned long thread = 0; thread < TERN_THREADS; thread++)
+		last[thread] = 1;
+	for (unsigned long i = 0; i < WORDS(bytes); i++) {
+		unsigned long thread = i % TERN_THREADS;
+		unsigned long over = p[i] - tern_pattern(i) - 1 - sweeps[thread];
+
+		if (over > last[thread])
+			return 0;
+		last[thread] = over;
+	}
+	return 1;
+}
+
+/* Ends in the midst of the work on @p, as @end says. Returns the exit status, if it returns. */
+static int end_by(enum end end, struct tern *t, const unsigned long *p, size_t bytes,
+		  const unsigned long *sweeps)
+{
 	switch (end) {
 	case END_EXIT:
 		return 0;
 	case END_CLOSE:
-		close(t.fd);
+		close(t->fd);
 		/* The memory is the process's as before. */
-		return tern_check_pattern(args.p, 2 * HUGE_PAGE, 1) != -1;
+		return !holds_sweeps(p, bytes, sweeps);
 	case END_EXEC:
 	case END_EXEC_OPEN:
-		exec_self(&t, end == END_EXEC_OPEN);
+		exec_self(t, end == END_EXEC_OPEN);
 		break;
 	case END_SIGNAL:
 		raise(SIGKILL);
 	}
-	return 5;
+	return 6;
 }
 
-TEST_F(end, with_work_in_flight)
+/* In a child: starts work that does not end by itself, and ends in its midst. */
+static int child_main(enum end end, const struct _fixture_variant_end *variant)
+{
+	size_t bytes = 2 * HUGE_PAGE;
+	struct kernel_args args = { .count = WORDS(bytes), .value = 1 };
+	struct drm_tern_stats stats;
+	struct tern t;
+
+	if (tern_begin(&t))
+		return 2;
+	args.p = tern_resident(&t, bytes, variant->advice);
+	args.out = tern_shared(PAGE, NULL);
+	if (!args.p || !args.out)
+		return 3;
+	stats = tern_stats(&t);
+	if (stats.resident_bytes != bytes ||
+	    stats.to_device_huge != (variant->advice == MADV_HUGEPAGE ? 2 : 0) ||
+	    stats.to_device_mid != (variant->order ? bytes / PAGE >> variant->order : 0))
+		return 4;
+	if (tern_start(&t, &t.queue, KERNEL_WORK, args, TERN_THREADS, 0))
+		return 5;
+	for (unsigned long thread = 0; thread < TERN_THREADS; thread++) {
+		while (!__atomic_load_n(&args.out[1 + thread], __ATOMIC_ACQUIRE))
+			sched_yield();
+	}
+	return end_by(end, &t, args.p, bytes, args.out + 1);
+}
+
+static void end_in_flight(struct __test_metadata *_metadata, struct _test_data_end *self,
+			  const struct _fixture_variant_end *variant, enum end end)
 {
 	struct tern *t = &self->t;
 	struct drm_tern_device_query before, after;
 
 	ASSERT_EQ(0, tern_query(t->fd, &before));
-	for (int round = 0; round < 5; round++) {
+	for (int round = 0; round < 3; round++) {
 		int status;
 		pid_t pid = fork();
 
 		ASSERT_LE(0, pid);
 		if (!pid)
-			_exit(child_main(variant->end));
+			_exit(child_main(end, variant));
 		ASSERT_EQ(pid, waitpid(pid, &status, 0));
 		/* Either the signal, or the exit status 0. */
-		ASSERT_EQ(variant->end == END_SIGNAL ? SIGKILL : 0, status & ~0x80);
+		ASSERT_EQ(end == END_SIGNAL ? SIGKILL : 0, status & ~0x80);
 	}
 	/* All of the children's memory is free again, and the device works. */
 	ASSERT_EQ(0, tern_query(t->fd, &after));
 	EXPECT_EQ(before.vram_free, after.vram_free);
-	ASSERT_NE(NULL, tern_resident(t, HUGE_PAGE, MADV_HUGEPAGE));
+	ASSERT_NE(NULL, tern_resident(t, HUGE_PAGE, variant->advice));
+}
+
+TEST_F(end, by_exit)
+{
+	end_in_flight(_metadata, self, variant, END_EXIT);
+}
+
+TEST_F(end, by_close)
+{
+	end_in_flight(_metadata, self, variant, END_CLOSE);
+}
+
+TEST_F(end, by_exec)
+{
+	end_in_flight(_metadata, self, variant, END_EXEC);
+}
+
+TEST_F(end, by_exec_with_the_file)
+{
+	end_in_flight(_metadata, self, variant, END_EXEC_OPEN);
+}
+
+TEST_F(end, by_signal)
+{
+	end_in_flight(_metadata, self, variant, END_SIGNAL);
 }
 
 int main(int argc, char **argv)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Anonymous memory moves to the device and back: whole as huge pages, else page by page. */
+#include <stdbool.h>
 #include <sys/sysinfo.h>
 
 #include "kselftest_harness.h"
@@ -315,11 +316,14 @@ FIXTURE(pte)
 FIXTURE_VARIANT(pte)
 {
 	void *(*split)(struct tern *t, char *p);
+	/* One page table maps it. */
+	bool aligned;
 };
 
 FIXTURE_VARIANT_ADD(pte, mprotect)
 {
 	.split = split_by_mprotect,
+	.aligned = true,
 };
 
 FIXTURE_VARIANT_ADD(pte, mremap)
@@ -363,6 +367,15 @@ TEST_F(pte, huge_page_mapped_by_ptes)
 		EXPECT_EQ(round * HUGE_PAGE, stats.bytes_to_device);
 		EXPECT_EQ(HUGE_PAGE, stats.resident_bytes);
 		EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, round));
+		if (!variant->aligned)
+			continue;
+		/* It is whole, there and back. */
+		stats = tern_stats(t);
+		EXPECT_EQ(round, stats.to_device_huge);
+		EXPECT_EQ(0, stats.to_device_mid + stats.to_device_small);
+		EXPECT_EQ(round, stats.to_system_huge);
+		EXPECT_EQ(0, stats.to_system_mid + stats.to_system_small);
+		EXPECT_EQ(round, stats.cpu_faults);
 	}
 }
 

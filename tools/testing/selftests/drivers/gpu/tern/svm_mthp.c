@@ -15,6 +15,8 @@
 #define PAGEMAP_PRESENT 0x8000000000000000ULL
 #define PAGEMAP_UFFD_WP 0x0200000000000000ULL
 #define PAGEMAP_PFN 0x007fffffffffffffULL
+#define KPF_WRITEBACK 0x100ULL
+#define KPF_SWAPCACHE 0x2000ULL
 #define KPF_COMPOUND_HEAD 0x8000ULL
 #define KPF_COMPOUND_TAIL 0x10000ULL
 
@@ -129,6 +131,19 @@ static long not_in_folios(const void *p, unsigned long nr_pages, unsigned long p
 	close(pagemap);
 	close(kpageflags);
 	return page;
+}
+
+/* Whether the page at @p has one of KPF_*. */
+static bool has_flag(const void *p, __u64 flag)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	int kpageflags = open("/proc/kpageflags", O_RDONLY);
+	__u64 entry = page_word(pagemap, (uintptr_t)p / PAGE);
+	__u64 flags = page_word(kpageflags, entry & PAGEMAP_PFN);
+
+	close(pagemap);
+	close(kpageflags);
+	return entry & PAGEMAP_PRESENT && flags & flag;
 }
 
 /* Has a huge page mapped by PTEs. */
@@ -252,6 +267,24 @@ TEST_F(mthp, any_page_brings_its_folio)
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
 }
 
+/* From now on folios are of the next lower order. There is none of order 1. */
+static void expect_smaller(struct _test_data_mthp *o)
+{
+	o->pages = o->pages == 1UL << TERN_MIN_ORDER ? 1 : o->pages / 2;
+	if (o->moved > 1)
+		o->moved = o->pages;
+}
+
+/* From now on the system has no folio as large: 0, or what went wrong. */
+static int refuse_folios(struct _test_data_mthp *o)
+{
+	int ret = tern_refuse_folios(__builtin_ctzl(o->pages));
+
+	if (!ret)
+		expect_smaller(o);
+	return ret;
+}
+
 /* Without a folio as large in the system, one comes back in the largest parts that there are. */
 TEST_F(mthp, smaller_parts)
 {
@@ -259,15 +292,106 @@ TEST_F(mthp, smaller_parts)
 
 	ASSERT_NE(NULL, p);
 	EXPECT_MOVED(to_device, NR_PAGES, 0);
-	if (tern_refuse_folios(variant->order))
+	if (refuse_folios(self))
 		SKIP(return, "the kernel has no fail_page_alloc");
-	/* There is none of order 1. */
-	self->pages = variant->order == TERN_MIN_ORDER ? 1 : self->pages / 2;
-	if (self->moved > 1)
-		self->moved = self->pages;
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
 	EXPECT_MOVED(to_system, NR_PAGES, 0);
 	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->moved));
+}
+
+/* Buffers that have all of the device's memory but what a test leaves. */
+struct buffers {
+	__u32 handles[4 * NR_PAGES];
+	unsigned int nr;
+};
+
+/* Takes memory in buffers of @bytes as long as there is any; a single one if @once. */
+static int take_memory(const struct tern *t, struct buffers *buffers, size_t bytes, bool once)
+{
+	struct drm_tern_gem_create gem;
+	int ret = 0;
+
+	while (!ret && buffers->nr < ARRAY_SIZE(buffers->handles)) {
+		ret = tern_gem_create(t, bytes, 0, &gem);
+		if (!ret)
+			buffers->handles[buffers->nr++] = gem.handle;
+		if (once)
+			return ret;
+	}
+	return ret == -ENOSPC ? 0 : -EFBIG;
+}
+
+/* Takes all but @blocks times @pages pages of the device's memory, which do not adjoin. */
+static int leave_blocks(struct _test_data_mthp *o, struct buffers *buffers, unsigned long pages,
+			unsigned int blocks)
+{
+	struct drm_tern_device_query info;
+	int ret = -ENOMEM;
+
+	/* What the kernels need gets its place first. */
+	if (tern_resident(&o->t, PAGE, MADV_NOHUGEPAGE))
+		ret = tern_query(o->t.fd, &info);
+	if (!ret)
+		ret = take_memory(&o->t, buffers, info.vram_free - 2 * BYTES, true);
+	if (!ret)
+		ret = take_memory(&o->t, buffers, pages * PAGE, false);
+	if (!ret)
+		ret = take_memory(&o->t, buffers, PAGE, false);
+	for (unsigned int i = 1; !ret && i <= 2 * blocks; i += 2) {
+		ret = tern_gem_close(&o->t, buffers->handles[i]);
+		buffers->handles[i] = 0;
+	}
+	o->before = tern_stats(&o->t);
+	return ret;
+}
+
+static void leave_all(const struct tern *t, struct buffers *buffers)
+{
+	for (unsigned int i = 0; i < buffers->nr; i++) {
+		if (buffers->handles[i])
+			tern_gem_close(t, buffers->handles[i]);
+	}
+	buffers->nr = 0;
+}
+
+/* Without a block as large on the device, a folio goes there in the largest parts that fit. */
+TEST_F(mthp, smaller_parts_on_the_device)
+{
+	struct buffers buffers = {};
+	unsigned long *p = filled(self);
+
+	ASSERT_NE(NULL, p);
+	expect_smaller(self);
+	EXPECT_EQ(0, leave_blocks(self, &buffers, self->pages, NR_PAGES / self->pages));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
+	EXPECT_MOVED(to_device, NR_PAGES, 0);
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
+	EXPECT_MOVED(to_system, NR_PAGES, 0);
+	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->moved));
+	leave_all(&self->t, &buffers);
+}
+
+/* With room for a part of a folio only, all of them stay, whole, and are used where they are. */
+TEST_F(mthp, no_room_on_the_device)
+{
+	struct buffers buffers = {};
+	unsigned long *p = filled(self);
+
+	ASSERT_NE(NULL, p);
+	/* What the driver splits would take any room. */
+	EXPECT_EQ(0, leave_blocks(self, &buffers, self->pages / 2, self->moved > 1));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
+	EXPECT_MOVED(to_device, 0, 0);
+	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->pages));
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
+	leave_all(&self->t, &buffers);
+
+	/* The device asks for it again. */
+	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ));
+	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
+	EXPECT_MOVED(to_device, NR_PAGES, 0);
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 2));
 }
 
 /* Where nothing was before, the device gets what a fault of the CPU would get. */
@@ -289,8 +413,11 @@ TEST_F(mthp, holes)
 	EXPECT_EQ(-1, not_in_folios(args.p, NR_PAGES, self->moved));
 }
 
-/* A folio that two processes have comes back for both, and each then has its own data. */
-TEST_F(mthp, fork)
+/*
+ * A folio that two processes have comes back for both, in @smaller parts or not, and each then
+ * has its own data.
+ */
+static void forked(struct __test_metadata *_metadata, struct _test_data_mthp *self, bool smaller)
 {
 	unsigned long *p = resident(self);
 	pid_t pid;
@@ -299,12 +426,15 @@ TEST_F(mthp, fork)
 	EXPECT_MOVED(to_device, NR_PAGES, 0);
 	pid = fork();
 	ASSERT_LE(0, pid);
+	/* A child could not be had without any large pages. */
 	if (!pid) {
-		if (tern_check_pattern(p, BYTES, 1) != -1)
+		if ((smaller && refuse_folios(self)) || tern_check_pattern(p, BYTES, 1) != -1)
 			_exit(1);
 		memset(p, 0xa5, BYTES);
 		_exit(0);
 	}
+	if (smaller && refuse_folios(self))
+		SKIP(return, "the kernel has no fail_page_alloc");
 	ASSERT_TRUE(tern_child_ok(pid));
 	EXPECT_MOVED(to_system, NR_PAGES, 0);
 	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->moved));
@@ -313,31 +443,75 @@ TEST_F(mthp, fork)
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 2));
 }
 
-/* What is shared since before it moves is written by the device for one of the two only. */
-TEST_F(mthp, fork_before)
+TEST_F(mthp, fork)
 {
-	unsigned long *p = filled(self);
+	forked(_metadata, self, false);
+}
+
+TEST_F(mthp, fork_to_smaller_parts)
+{
+	forked(_metadata, self, true);
+}
+
+/*
+ * A child that has the same memory, swapped or not. Once it is told to, it finds the pattern in
+ * folios of @pages pages, and says so. When the other end is closed the pattern is still there.
+ */
+static pid_t share(const unsigned long *p, unsigned long pages, int *socket)
+{
 	int fds[2];
 	pid_t pid;
 	char c;
 
-	ASSERT_NE(NULL, p);
-	ASSERT_EQ(0, pipe(fds));
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds))
+		return -1;
 	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		/* Until the parent closes it. */
-		close(fds[1]);
-		if (read(fds[0], &c, 1) || tern_check_pattern(p, BYTES, 0) != -1)
-			_exit(1);
-		memset(p, 0xa5, BYTES);
-		_exit(0);
-	}
-	close(fds[0]);
+	*socket = fds[!!pid];
+	close(fds[!pid]);
+	if (pid)
+		return pid;
+	if (read(*socket, &c, 1) != 1 || tern_check_pattern(p, BYTES, 0) != -1 ||
+	    not_in_folios(p, NR_PAGES, pages) != -1 || write(*socket, "", 1) != 1)
+		_exit(1);
+	if (read(*socket, &c, 1) || tern_check_pattern(p, BYTES, 0) != -1)
+		_exit(2);
+	memset((void *)p, 0xa5, BYTES);
+	_exit(0);
+}
+
+/* Whether the child has found what it should. */
+static bool shared_is_right(int socket)
+{
+	char c;
+
+	return write(socket, "", 1) == 1 && read(socket, &c, 1) == 1;
+}
+
+/*
+ * What is shared since before it moves goes there and back whole for both. What the device writes
+ * is for one of the two only.
+ */
+TEST_F(mthp, fork_before)
+{
+	unsigned long *p = filled(self), *any = tern_map(&self->t, PAGE, MADV_NOHUGEPAGE);
+	struct kernel_args args = { .p = p, .out = any, .count = WORDS(BYTES) };
+	int socket;
+	pid_t pid;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_NE(NULL, any);
+	pid = share(p, self->moved, &socket);
+	ASSERT_LT(0, pid);
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_OR, args));
+	EXPECT_MOVED(to_device, NR_PAGES, 1);
+	EXPECT_TRUE(shared_is_right(socket));
+	EXPECT_MOVED(to_system, NR_PAGES, 0);
+	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->moved));
+
 	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
 	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
-	close(fds[1]);
+	close(socket);
 	EXPECT_TRUE(tern_child_ok(pid));
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 2));
 }
@@ -398,6 +572,57 @@ TEST_F(mthp, under_writeback)
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 2));
 }
 
+/* Folios that the swap cache keeps for a child stay, whole unless the driver splits them. */
+TEST_F(mthp, in_swap_cache)
+{
+	unsigned long *p, *any = tern_map(&self->t, PAGE, MADV_NOHUGEPAGE);
+	struct kernel_args args = { .out = any, .count = WORDS(BYTES) };
+	struct nbd_swap swap;
+	int socket;
+	pid_t pid;
+
+	ASSERT_NE(NULL, any);
+	if (!nbd_swap_start(&swap))
+		SKIP(return, "no network block device to swap to");
+	EXPECT_TRUE(nbd_swap_hold(&swap, true));
+	p = filled(self);
+	if (!p)
+		nbd_swap_stop(&swap);
+	ASSERT_NE(NULL, p);
+	/* While it is written out it can be mapped again, whole, by one of the two. */
+	EXPECT_EQ(0, madvise(p, BYTES, MADV_PAGEOUT));
+	pid = share(p, self->moved, &socket);
+	EXPECT_LT(0, pid);
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 0));
+	EXPECT_TRUE(nbd_swap_hold(&swap, false));
+	for (unsigned long i = 0; i < NR_PAGES; i += self->pages) {
+		while (has_flag(p + i * WORDS(PAGE), KPF_WRITEBACK))
+			sched_yield();
+		EXPECT_TRUE(has_flag(p + i * WORDS(PAGE), KPF_SWAPCACHE));
+	}
+	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->pages));
+
+	args.p = p;
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_OR, args));
+	EXPECT_MOVED(to_device, 0, 1);
+	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->moved));
+	EXPECT_TRUE(shared_is_right(socket));
+	close(socket);
+	EXPECT_TRUE(tern_child_ok(pid));
+	nbd_swap_stop(&swap);
+
+	/* The device asks for it again, and for it alone. */
+	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ));
+	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_OR, args));
+	EXPECT_MOVED(to_device, NR_PAGES, 0);
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 0));
+	EXPECT_MOVED(to_system, NR_PAGES, 0);
+	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->moved));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
+}
+
 /* Every third page is write-protected by userfaultfd: 0, or what went wrong. */
 static int protect_by_userfaultfd(int uffd, char *p)
 {
@@ -429,8 +654,9 @@ static long not_protected(const void *p)
 	return page;
 }
 
-/* The protection of single pages goes with the folio, and comes back with it. */
-TEST_F(mthp, userfaultfd_write_protect)
+/* The protection of single pages goes with the folio, and comes back with it, @smaller or not. */
+static void write_protected(struct __test_metadata *_metadata, struct _test_data_mthp *self,
+			    bool smaller)
 {
 	unsigned long *p = filled(self), *any = tern_map(&self->t, PAGE, MADV_NOHUGEPAGE);
 	struct kernel_args args = { .p = p, .out = any, .count = WORDS(BYTES) };
@@ -451,6 +677,8 @@ TEST_F(mthp, userfaultfd_write_protect)
 	EXPECT_MOVED(to_device, NR_PAGES, 1);
 	EXPECT_EQ(-1, not_protected(p));
 	EXPECT_EQ(expected, *any);
+	if (smaller && refuse_folios(self))
+		SKIP(return, "the kernel has no fail_page_alloc");
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 0));
 	EXPECT_MOVED(to_system, NR_PAGES, 1);
 	EXPECT_EQ(-1, not_protected(p));
@@ -460,6 +688,16 @@ TEST_F(mthp, userfaultfd_write_protect)
 	close(uffd);
 	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
+}
+
+TEST_F(mthp, userfaultfd_write_protect)
+{
+	write_protected(_metadata, self, false);
+}
+
+TEST_F(mthp, userfaultfd_write_protect_in_smaller_parts)
+{
+	write_protected(_metadata, self, true);
 }
 
 /* Without a page in system memory, those of its folio that are left move one by one. */
@@ -506,7 +744,27 @@ static void unaligned(struct __test_metadata *_metadata, struct _test_data_mthp 
 	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
 	self->before = tern_stats(&self->t);
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, more + 1));
-	EXPECT_MOVED(to_system, NR_PAGES - self->pages, self->pages);
+	EXPECT_MOVED(to_system, NR_PAGES, 0);
+}
+
+/* The same where the system has none as large; which folio two page tables map is left open. */
+TEST_F(mthp, mremap_to_smaller_parts)
+{
+	unsigned long *p = resident(self), pages = self->pages;
+	char *target = tern_map(&self->t, 2 * BYTES, MADV_NORMAL);
+
+	ASSERT_NE(NULL, p);
+	ASSERT_NE(NULL, target);
+	EXPECT_MOVED(to_device, NR_PAGES, 0);
+	p = mremap(p, BYTES, BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, target + PAGE);
+	ASSERT_NE(MAP_FAILED, p);
+	if (refuse_folios(self))
+		SKIP(return, "the kernel has no fail_page_alloc");
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
+	EXPECT_EQ(0, tern_stats(&self->t).resident_bytes);
+	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES - pages, self->moved));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
+	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 2));
 }
 
 TEST_F(mthp, mremap)
@@ -534,8 +792,11 @@ TEST_F(mthp, mremap_on_the_device)
 	unaligned(_metadata, self, p, 1);
 }
 
-/* What is brought back because the driver goes is whole, too. */
-TEST_F_TIMEOUT(mthp, unbind, 120)
+/*
+ * What is brought back because the driver goes is whole, too, or, where the system has no folios of
+ * order @refused, as large as they can be had.
+ */
+static void evicted(struct __test_metadata *_metadata, struct _test_data_mthp *self, int refused)
 {
 	unsigned long *p = resident(self);
 	char name[64];
@@ -543,7 +804,13 @@ TEST_F_TIMEOUT(mthp, unbind, 120)
 	ASSERT_NE(NULL, p);
 	EXPECT_MOVED(to_device, NR_PAGES, 0);
 	ASSERT_EQ(0, tern_bus_name(self->t.fd, name, sizeof(name)));
+	if (refused && tern_refuse_folios(refused))
+		SKIP(return, "the kernel has no fail_page_alloc");
+	if (refused && self->pages == 1UL << refused)
+		expect_smaller(self);
 	ASSERT_EQ(0, tern_driver("unbind", name));
+	if (refused)
+		ASSERT_EQ(0, tern_put("/proc/self/make-it-fail", "0"));
 	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->moved));
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
 
@@ -553,6 +820,17 @@ TEST_F_TIMEOUT(mthp, unbind, 120)
 	ASSERT_EQ(0, tern_driver("bind", name));
 	ASSERT_EQ(0, tern_begin(&self->t));
 	EXPECT_EQ(self->t.info.vram_size, self->t.info.vram_free);
+}
+
+TEST_F_TIMEOUT(mthp, unbind, 120)
+{
+	evicted(_metadata, self, 0);
+}
+
+/* The driver itself needs memory of lower orders. */
+TEST_F_TIMEOUT(mthp, unbind_to_smaller_parts, 120)
+{
+	evicted(_metadata, self, variant->order < 4 ? 4 : variant->order);
 }
 
 TEST_HARNESS_MAIN

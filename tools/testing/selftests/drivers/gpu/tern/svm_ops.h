@@ -25,9 +25,12 @@ FIXTURE(ops)
 	struct tern t;
 	/* OPS_BYTES at a huge page's alignment: tern_pattern() + 1 and what was added. */
 	unsigned long *p;
-	/* A queue of threads of the device, and the words that they add to; none at rest. */
+	/*
+	 * A queue of threads of the device, and the words that they add to: the first @part of
+	 * every @stride of @count; none at rest.
+	 */
 	struct tern_queue users;
-	unsigned long first, count;
+	unsigned long first, count, part, stride;
 	/* A flag that ends the threads, and how often each has done all of its words. */
 	unsigned long *sweeps;
 	/* They ended in the midst of a sweep. */
@@ -134,9 +137,13 @@ static inline int ops_sweeps(struct _test_data_ops *o, unsigned long times)
 	return 0;
 }
 
-/* In a test of memory in use, has the device use @pages pages from @page on, from now on. */
-static inline int ops_use(struct _test_data_ops *o, const struct _fixture_variant_ops *variant,
-			  unsigned long page, unsigned long pages)
+/*
+ * In a test of memory in use, has the device use some words of @pages pages from @page on, from
+ * now on: the first @part of every @stride.
+ */
+static inline int ops_use_parts(struct _test_data_ops *o,
+				const struct _fixture_variant_ops *variant, unsigned long page,
+				unsigned long pages, unsigned long part, unsigned long stride)
 {
 	int ret;
 
@@ -144,10 +151,45 @@ static inline int ops_use(struct _test_data_ops *o, const struct _fixture_varian
 		return 0;
 	o->first = page * WORDS(PAGE);
 	o->count = pages * WORDS(PAGE);
+	o->part = part;
+	o->stride = stride;
 	ret = tern_start(&o->t, &o->users, KERNEL_WORK, (struct kernel_args){
 		.p = o->p + o->first, .out = o->sweeps, .count = o->count, .value = 1,
+		.part = part, .stride = stride,
 	}, TERN_THREADS, OPS_TIMEOUT_MS);
 	return ret ? ret : ops_sweeps(o, 1);
+}
+
+/* All of these pages. */
+static inline int ops_use(struct _test_data_ops *o, const struct _fixture_variant_ops *variant,
+			  unsigned long page, unsigned long pages)
+{
+	return ops_use_parts(o, variant, page, pages, WORDS(PAGE), WORDS(PAGE));
+}
+
+/* Of every eight of these pages the first four: a folio of 64 KiB has both kinds. */
+#define OPS_RUN 4UL
+static inline int ops_use_runs(struct _test_data_ops *o,
+			       const struct _fixture_variant_ops *variant, unsigned long page,
+			       unsigned long pages)
+{
+	return ops_use_parts(o, variant, page, pages, OPS_RUN * WORDS(PAGE),
+			     2 * OPS_RUN * WORDS(PAGE));
+}
+
+/* All pages, but not the last sector of each, which a test may write meanwhile. */
+#define OPS_SECTOR 512UL
+#define OPS_QUIET_WORD WORDS(PAGE - OPS_SECTOR)
+static inline int ops_use_most(struct _test_data_ops *o,
+			       const struct _fixture_variant_ops *variant)
+{
+	return ops_use_parts(o, variant, 0, OPS_PAGES, OPS_QUIET_WORD, WORDS(PAGE));
+}
+
+/* Whether the device uses word @i of the memory. */
+static inline int ops_uses(const struct _test_data_ops *o, unsigned long i)
+{
+	return i - o->first < o->count && (i - o->first) % o->stride < o->part;
 }
 
 /*
@@ -172,9 +214,49 @@ static inline int ops_stop(struct _test_data_ops *o)
 /* How much was added to word @i of the memory by whole sweeps. */
 static inline unsigned long ops_added(const struct _test_data_ops *o, unsigned long i)
 {
-	if (i < o->first || i - o->first >= o->count)
+	if (!ops_uses(o, i))
 		return 0;
-	return o->sweeps[1 + (i - o->first) % TERN_THREADS];
+	return __atomic_load_n(&o->sweeps[1 + i % TERN_THREADS], __ATOMIC_ACQUIRE);
+}
+
+/* Whole sweeps of each thread up to now. */
+struct ops_count {
+	unsigned long sweeps[TERN_THREADS];
+};
+
+static inline struct ops_count ops_count(const struct _test_data_ops *o)
+{
+	struct ops_count now;
+
+	for (unsigned long thread = 0; thread < TERN_THREADS; thread++)
+		now.sweeps[thread] = __atomic_load_n(&o->sweeps[1 + thread], __ATOMIC_ACQUIRE);
+	return now;
+}
+
+/*
+ * As ops_check(), of what was read since @before: of each word that is in use any state since
+ * then.
+ */
+static inline long ops_check_since(const struct _test_data_ops *o, const unsigned long *p,
+				   unsigned long page, size_t bytes, const struct ops_count *before)
+{
+	struct ops_count now = ops_count(o);
+	unsigned long start = page * WORDS(PAGE);
+
+	for (unsigned long i = 0; i < WORDS(bytes); i++) {
+		unsigned long added = p[i] - tern_pattern(start + i) - 1;
+		unsigned long thread = i % TERN_THREADS;
+		int used = ops_uses(o, start + i);
+		unsigned long least = used ? before->sweeps[thread] : 0;
+		unsigned long most = used ? now.sweeps[thread] + 1 : 0;
+
+		if (added < least || added > most) {
+			fprintf(stderr, "page %lu, word %lu: %ld added, not %lu to %lu\n",
+				page + i / WORDS(PAGE), i % WORDS(PAGE), (long)added, least, most);
+			return i;
+		}
+	}
+	return -1;
 }
 
 /*
@@ -189,9 +271,8 @@ static inline long ops_check(const struct _test_data_ops *o, const unsigned long
 	for (unsigned long i = 0; i < WORDS(bytes); i++) {
 		unsigned long over = p[i] - tern_pattern(start + i) - 1 - more -
 				     ops_added(o, start + i);
-		int used = start + i - o->first < o->count;
 
-		if (over > (o->interrupted && used)) {
+		if (over > (o->interrupted && ops_uses(o, start + i))) {
 			fprintf(stderr, "page %lu, word %lu: %#lx, which is %ld too much\n",
 				page + i / WORDS(PAGE), i % WORDS(PAGE), p[i], (long)over);
 			return i;

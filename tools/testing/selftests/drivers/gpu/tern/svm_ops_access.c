@@ -12,9 +12,67 @@
 
 #include "svm_ops.h"
 
-/* What the device uses meanwhile: all but the first eighth. */
-#define QUIET (OPS_PAGES / 8)
-#define USED_PAGES (OPS_PAGES - QUIET)
+/* Pages of which others write what the device lets be, while it uses the rest: the first ones. */
+#define SHARED (OPS_PAGES / 8)
+
+/* Whether ops_use_most() lets word @i be. */
+static int is_quiet(unsigned long i)
+{
+	return i % WORDS(PAGE) >= OPS_QUIET_WORD;
+}
+
+/* Gives such words of @pages pages from the start of the memory, at @p, the pattern plus @more. */
+static void quiet_write(unsigned long *p, unsigned long pages, unsigned long more)
+{
+	for (unsigned long i = 0; i < WORDS(pages * PAGE); i++) {
+		if (is_quiet(i))
+			p[i] = tern_pattern(i) + more;
+	}
+}
+
+/* Whether they have it. */
+static int quiet_is(const unsigned long *p, unsigned long pages, unsigned long more)
+{
+	for (unsigned long i = 0; i < WORDS(pages * PAGE); i++) {
+		if (is_quiet(i) && p[i] != tern_pattern(i) + more)
+			return 0;
+	}
+	return 1;
+}
+
+/* The device adds @value to them; returns as tern_run(). */
+static int quiet_add(struct _test_data_ops *o, unsigned long pages, unsigned long value)
+{
+	return tern_run(&o->t, KERNEL_ADD, (struct kernel_args){
+		.p = o->p + OPS_QUIET_WORD,
+		.count = WORDS(pages * PAGE) - OPS_QUIET_WORD,
+		.value = value,
+		.part = WORDS(OPS_SECTOR),
+		.stride = WORDS(PAGE),
+	});
+}
+
+/* As quiet_is(), for the device. */
+static int quiet_seen(struct _test_data_ops *o, unsigned long pages, unsigned long more)
+{
+	struct kernel_args args = { .p = o->p, .out = o->seen, .count = WORDS(pages * PAGE) };
+
+	return tern_run(&o->t, KERNEL_COPY, args) == DRM_TERN_RESULT_OK &&
+	       quiet_is(o->seen, pages, more);
+}
+
+/*
+ * Whether the device finds the pattern plus @more in them, and the CPU finds what the device makes
+ * of that. They are as at first then.
+ */
+static int quiet_holds(struct _test_data_ops *o, unsigned long pages, unsigned long more)
+{
+	if (!quiet_seen(o, pages, more) || quiet_add(o, pages, 1) != DRM_TERN_RESULT_OK ||
+	    !quiet_is(o->p, pages, more + 1))
+		return 0;
+	quiet_write(o->p, pages, 1);
+	return 1;
+}
 
 /* A thread that serves faults of user space in the memory. */
 struct handler {
@@ -69,13 +127,13 @@ static void *handler_main(void *data)
 }
 
 /*
- * Serves the first QUIET pages of @start as @mode says. -ENOSYS if the kernel cannot do that, and
+ * Serves the first SHARED pages of @start as @mode says. -ENOSYS if the kernel cannot do that, and
  * other errors.
  */
 static int handler_start(struct handler *h, __u64 mode, char *start, const char *contents)
 {
 	*h = (struct handler){ .mode = mode, .start = start, .contents = contents };
-	h->uffd = tern_userfaultfd(start, QUIET * PAGE, mode);
+	h->uffd = tern_userfaultfd(start, SHARED * PAGE, mode);
 	if (h->uffd < 0)
 		return h->uffd;
 	if (pipe(h->stop))
@@ -93,28 +151,38 @@ static int handler_end(struct handler *h)
 	return close(h->uffd) || h->error;
 }
 
+/* What ops_use_runs() uses from here on, and the first gap in it. */
+#define USED 3
+#define GAP (USED + OPS_RUN)
+
 /* The handler gives back, page by page, what was thrown away on the device. */
 TEST_F_TIMEOUT(ops, userfaultfd_missing, 120)
 {
-	char *contents = malloc(QUIET * PAGE);
+	unsigned long *contents = malloc(SHARED * PAGE);
+	unsigned long missing = 0;
 	struct handler h;
 	int ret;
 
 	ASSERT_NE(NULL, contents);
-	memcpy(contents, self->p, QUIET * PAGE);
-	ASSERT_EQ(0, ops_use(self, variant, QUIET, USED_PAGES));
-	ret = handler_start(&h, UFFDIO_REGISTER_MODE_MISSING, (char *)self->p, contents);
+	for (unsigned long i = 0; i < WORDS(SHARED * PAGE); i++)
+		contents[i] = tern_pattern(i) + 1;
+	ASSERT_EQ(0, ops_use_runs(self, variant, USED, OPS_PAGES - USED));
+	ret = handler_start(&h, UFFDIO_REGISTER_MODE_MISSING, (char *)self->p, (char *)contents);
 	if (ret == -ENOSYS)
 		SKIP(return, "the kernel has no userfaultfd");
 	ASSERT_EQ(0, ret);
 	/* What is there is not missing. */
-	EXPECT_TRUE(ops_holds(self, self->p, 0, QUIET));
-	EXPECT_EQ(0, h.served);
-	ASSERT_EQ(0, madvise(self->p, QUIET * PAGE, MADV_DONTNEED));
-	EXPECT_TRUE(ops_holds(self, self->p, 0, QUIET));
+	ASSERT_EQ(0, ops_sweeps(self, 1));
+	EXPECT_EQ(0, __atomic_load_n(&h.served, __ATOMIC_ACQUIRE));
+	for (unsigned long page = GAP; page + OPS_RUN <= SHARED; page += 2 * OPS_RUN) {
+		ASSERT_EQ(0, madvise(ops_page(self, page), OPS_RUN * PAGE, MADV_DONTNEED));
+		missing += OPS_RUN;
+	}
+	for (unsigned long page = GAP; page + OPS_RUN <= SHARED; page += 2 * OPS_RUN)
+		EXPECT_TRUE(ops_holds(self, ops_page(self, page), page, OPS_RUN));
 	EXPECT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
 	EXPECT_EQ(0, handler_end(&h));
-	EXPECT_EQ(QUIET, h.served);
+	EXPECT_EQ(missing, h.served);
 	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 	free(contents);
 }
@@ -123,16 +191,13 @@ TEST_F_TIMEOUT(ops, userfaultfd_missing, 120)
 TEST_F_TIMEOUT(ops, userfaultfd_write_protect, 120)
 {
 	struct uffdio_writeprotect protect = {
-		.range = { (uintptr_t)self->p, QUIET * PAGE },
+		.range = { (uintptr_t)self->p, SHARED * PAGE },
 		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
-	};
-	struct kernel_args copy = {
-		.p = self->p, .out = self->seen, .count = WORDS(QUIET * PAGE),
 	};
 	struct handler h;
 	int ret;
 
-	ASSERT_EQ(0, ops_use(self, variant, QUIET, USED_PAGES));
+	ASSERT_EQ(0, ops_use_most(self, variant));
 	ret = handler_start(&h, UFFDIO_REGISTER_MODE_WP, (char *)self->p, NULL);
 	if (ret == -ENOSYS)
 		SKIP(return, "the kernel has no write protection by userfaultfd");
@@ -140,13 +205,18 @@ TEST_F_TIMEOUT(ops, userfaultfd_write_protect, 120)
 	for (int round = 1; round <= 3; round++) {
 		ASSERT_EQ(0, ioctl(h.uffd, UFFDIO_WRITEPROTECT, &protect));
 		/* All that reads goes on. */
-		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_COPY, copy));
-		EXPECT_EQ(-1, ops_check(self, self->seen, 0, QUIET * PAGE, 0));
+		EXPECT_TRUE(quiet_seen(self, SHARED, 1));
 		if (round == 2)
-			EXPECT_EQ(-1, ops_check(self, self->p, 0, QUIET * PAGE, 0));
-		EXPECT_EQ((round - 1) * QUIET, __atomic_load_n(&h.served, __ATOMIC_ACQUIRE));
-		EXPECT_TRUE(ops_holds(self, self->p, 0, QUIET));
-		EXPECT_EQ(round * QUIET, __atomic_load_n(&h.served, __ATOMIC_ACQUIRE));
+			EXPECT_TRUE(quiet_is(self->p, SHARED, 1));
+		if (!variant->in_use)
+			EXPECT_EQ((round - 1) * SHARED,
+				  __atomic_load_n(&h.served, __ATOMIC_ACQUIRE));
+		ASSERT_EQ(0, ops_sweeps(self, 1));
+		EXPECT_TRUE(quiet_holds(self, SHARED, 1));
+		EXPECT_LE(round * SHARED, __atomic_load_n(&h.served, __ATOMIC_ACQUIRE));
+		/* Once each; who else writes may have it told again. */
+		if (!variant->in_use)
+			EXPECT_EQ(round * SHARED, h.served);
 	}
 	EXPECT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
 	EXPECT_EQ(0, handler_end(&h));
@@ -191,63 +261,57 @@ static int by_ptrace(pid_t pid, void *at, void *buffer, size_t bytes, int write)
 
 typedef int access_by(pid_t pid, void *at, void *buffer, size_t bytes, int write);
 
-/* A child that reads all and writes what is not in use, both by @by. */
-static int debugger(struct _test_data_ops *self, access_by *by, size_t bytes)
+/* A child that reads all and writes what is not in use, both by @by, in @pages pages. */
+static int debugger(struct _test_data_ops *self, access_by *by, unsigned long pages)
 {
-	unsigned long *buffer = malloc(bytes);
+	unsigned long *buffer = malloc(pages * PAGE);
+	struct ops_count before = ops_count(self);
 	pid_t pid = getppid();
 
-	if (!buffer || by(pid, self->p, buffer, bytes, 0))
+	if (!buffer || by(pid, self->p, buffer, pages * PAGE, 0))
 		return 1;
-	for (unsigned long i = 0; i < WORDS(bytes); i++) {
-		int used = i - self->first < self->count;
-		unsigned long most = used ? self->sweeps[1 + i % TERN_THREADS] + 1 : 0;
+	if (ops_check_since(self, buffer, 0, pages * PAGE, &before) != -1)
+		return 2;
+	if (pages > SHARED)
+		pages = SHARED;
+	quiet_write(buffer, pages, 2);
+	for (unsigned long page = 0; page < pages; page++) {
+		unsigned long i = page * WORDS(PAGE) + OPS_QUIET_WORD;
 
-		if (buffer[i] - tern_pattern(i) - 1 > most)
-			return 2;
+		if (by(pid, self->p + i, buffer + i, OPS_SECTOR, 1))
+			return 3;
 	}
-	if (bytes > QUIET * PAGE)
-		bytes = QUIET * PAGE;
-	for (unsigned long i = 0; i < WORDS(bytes); i++)
-		buffer[i] = i;
-	if (by(pid, self->p, buffer, bytes, 1))
-		return 3;
 	return 0;
 }
 
 static void accessed(struct __test_metadata *_metadata, struct _test_data_ops *self,
-		     const struct _fixture_variant_ops *variant, access_by *by, size_t bytes)
+		     const struct _fixture_variant_ops *variant, access_by *by,
+		     unsigned long pages)
 {
-	size_t written = bytes < QUIET * PAGE ? bytes : QUIET * PAGE;
-	struct kernel_args args = {
-		.p = self->p, .out = self->seen, .count = WORDS(written), .value = 1,
-	};
+	unsigned long written = pages < SHARED ? pages : SHARED;
 	pid_t pid;
 
 	/* The child gets at it as at memory of any other process. */
 	ASSERT_EQ(0, madvise(self->p, OPS_BYTES, MADV_DONTFORK));
-	ASSERT_EQ(0, ops_use(self, variant, QUIET, USED_PAGES));
+	ASSERT_EQ(0, ops_use_most(self, variant));
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid)
-		_exit(debugger(self, by, bytes));
+		_exit(debugger(self, by, pages));
 	EXPECT_TRUE(tern_child_ok(pid));
-	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_COPY, args));
-	EXPECT_EQ(-1, tern_check_count(self->seen, written, 0));
-	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_ADD, args));
-	EXPECT_EQ(-1, tern_check_count(self->p, written, 1));
+	EXPECT_TRUE(quiet_holds(self, written, 2));
 	EXPECT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
-	EXPECT_TRUE(ops_holds(self, ops_page(self, QUIET), QUIET, OPS_PAGES - QUIET));
+	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }
 
 TEST_F_TIMEOUT(ops, proc_mem, 120)
 {
-	accessed(_metadata, self, variant, by_proc_mem, OPS_BYTES);
+	accessed(_metadata, self, variant, by_proc_mem, OPS_PAGES);
 }
 
 TEST_F_TIMEOUT(ops, ptrace, 120)
 {
-	accessed(_metadata, self, variant, by_ptrace, 4 * PAGE);
+	accessed(_metadata, self, variant, by_ptrace, 4);
 }
 
 /* A block device of OPS_BYTES, whose contents are those of @backing; -1 if there is none. */
@@ -270,13 +334,19 @@ static int loop_open(int backing)
 	return fd;
 }
 
+/* Where the quiet sector of each of the shared pages is. */
+static void quiet_sectors(const struct _test_data_ops *o, struct iovec *parts)
+{
+	for (unsigned long page = 0; page < SHARED; page++) {
+		parts[page].iov_base = ops_page(o, page + 1) - OPS_SECTOR;
+		parts[page].iov_len = OPS_SECTOR;
+	}
+}
+
 /* A block device reads and writes memory on the device, without any copy between. */
 TEST_F_TIMEOUT(ops, direct_io, 120)
 {
-	size_t quiet = QUIET * PAGE;
-	struct kernel_args args = {
-		.p = self->p, .out = self->seen, .count = WORDS(quiet), .value = 1,
-	};
+	struct iovec parts[SHARED];
 	unsigned long *disk;
 	int backing, fd;
 
@@ -285,24 +355,25 @@ TEST_F_TIMEOUT(ops, direct_io, 120)
 	fd = loop_open(backing);
 	if (fd < 0)
 		SKIP(return, "the kernel has no loop device, or this is not root");
-	ASSERT_EQ(0, ops_use(self, variant, QUIET, USED_PAGES));
+	quiet_sectors(self, parts);
+	ASSERT_EQ(0, ops_use_most(self, variant));
 	for (unsigned long round = 0; round < 3; round++) {
+		struct ops_count before = ops_count(self);
+
 		/* From memory to the disk. */
 		ASSERT_EQ(OPS_BYTES, pwrite(fd, self->p, OPS_BYTES, 0));
-		EXPECT_EQ(-1, round ? tern_check_count(disk, quiet, round) :
-				      ops_check(self, disk, 0, quiet, 0));
-		/* And what is on the disk to where it was. */
-		for (unsigned long i = 0; i < WORDS(quiet); i++)
-			disk[i] = round + i;
-		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_ADD, args));
-		ASSERT_EQ(quiet, pread(fd, self->p, quiet, 0));
-		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_COPY, args));
-		EXPECT_EQ(-1, tern_check_count(self->seen, quiet, round));
-		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_ADD, args));
-		EXPECT_EQ(-1, tern_check_count(self->p, quiet, round + 1));
+		EXPECT_EQ(-1, ops_check_since(self, disk, 0, OPS_BYTES, &before));
+		/* And what is on the disk to a sector of each page. */
+		quiet_write(disk, SHARED, 2 + round);
+		for (unsigned long page = 0; page < SHARED; page++)
+			memmove(disk + page * WORDS(OPS_SECTOR),
+				disk + page * WORDS(PAGE) + OPS_QUIET_WORD, OPS_SECTOR);
+		ASSERT_EQ(DRM_TERN_RESULT_OK, quiet_add(self, SHARED, 1));
+		ASSERT_EQ(SHARED * OPS_SECTOR, preadv(fd, parts, SHARED, 0));
+		EXPECT_TRUE(quiet_holds(self, SHARED, 2 + round));
 	}
 	EXPECT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
-	EXPECT_TRUE(ops_holds(self, ops_page(self, QUIET), QUIET, OPS_PAGES - QUIET));
+	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 	close(fd);
 	close(backing);
 }
@@ -312,30 +383,33 @@ TEST_F_TIMEOUT(ops, vmsplice, 120)
 {
 	enum { HELD = 16 };
 	struct iovec part = { .iov_base = self->p, .iov_len = HELD * PAGE };
-	struct kernel_args args = { .p = self->p, .count = WORDS(HELD * PAGE), .value = 1 };
 	unsigned long *through = malloc(HELD * PAGE);
+	struct ops_count before;
 	int pipe_fds[2];
 
 	ASSERT_NE(NULL, through);
-	ASSERT_EQ(0, ops_use(self, variant, QUIET, USED_PAGES));
+	ASSERT_EQ(0, ops_use_most(self, variant));
 	ASSERT_EQ(0, pipe(pipe_fds));
 	ASSERT_EQ(HELD * PAGE, vmsplice(pipe_fds[1], &part, 1, 0));
 	/* The pipe has the very pages, and so what the device writes. */
-	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_ADD, args));
-	EXPECT_EQ(-1, ops_check(self, self->p, 0, HELD * PAGE, 1));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, quiet_add(self, HELD, 1));
+	EXPECT_TRUE(quiet_is(self->p, HELD, 2));
+	ASSERT_EQ(0, ops_sweeps(self, 1));
+	before = ops_count(self);
 	for (size_t done = 0; done < HELD * PAGE;) {
 		ssize_t n = read(pipe_fds[0], (char *)through + done, HELD * PAGE - done);
 
 		ASSERT_LT(0, n);
 		done += n;
 	}
-	EXPECT_EQ(-1, ops_check(self, through, 0, HELD * PAGE, 1));
+	EXPECT_TRUE(quiet_is(through, HELD, 2));
+	quiet_write(through, HELD, 1);
+	EXPECT_EQ(-1, ops_check_since(self, through, 0, HELD * PAGE, &before));
 	close(pipe_fds[0]);
 	close(pipe_fds[1]);
 	free(through);
 
-	args.value = -1;
-	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_ADD, args));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, quiet_add(self, HELD, -1));
 	EXPECT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
 	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }

@@ -10,33 +10,54 @@
 #define MADV_GUARD_REMOVE 103
 #endif
 
-/* Pages at the edges of huge pages, and in the midst of one. */
+/* Pages at the edges of huge pages and of folios of 64 KiB, and in the midst of them. */
 static const struct part {
 	unsigned long page, pages;
 } cuts[] = {
 	{ 0, 1 },
 	{ 100, 16 },
-	{ 511, 4 },
+	{ 303, OPS_RUN },
+	{ 407, OPS_RUN },
+	{ 511, OPS_RUN },
 	{}
 };
 
 /* What is left between them. */
 static const struct part rests[] = {
 	{ 1, 99 },
-	{ 116, 395 },
+	{ 116, 187 },
+	{ 307, 100 },
+	{ 411, 100 },
 	{ 515, OPS_PAGES - 515 },
 	{}
 };
 
-/* What the device uses meanwhile, in the same huge page. */
-#define USED 200
-#define USED_PAGES 300
+/* What the device uses meanwhile by ops_use_runs(): up to the cuts, and from there on. */
+#define USED 203
+#define USED_PAGES 368
+
+/* Bytes that @cuts take away. */
+static size_t cut_bytes(void)
+{
+	size_t bytes = 0;
+
+	for (const struct part *cut = cuts; cut->pages; cut++)
+		bytes += cut->pages * PAGE;
+	return bytes;
+}
 
 TEST_F_TIMEOUT(ops, munmap_parts, 120)
 {
-	ASSERT_EQ(0, ops_use(self, variant, USED, USED_PAGES));
+	size_t left = OPS_BYTES - cut_bytes();
+
+	ASSERT_EQ(0, ops_use_runs(self, variant, USED, USED_PAGES));
 	for (const struct part *cut = cuts; cut->pages; cut++)
 		ASSERT_EQ(0, munmap(ops_page(self, cut->page), cut->pages * PAGE));
+	/* A folio that is mapped in part keeps its device memory until it comes back. */
+	if (!variant->in_use)
+		EXPECT_LE(left, tern_stats(&self->t).resident_bytes);
+	if (!variant->in_use && variant->advice == MADV_NOHUGEPAGE)
+		EXPECT_EQ(left, tern_stats(&self->t).resident_bytes);
 	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
 
 	for (const struct part *rest = rests; rest->pages; rest++)
@@ -47,12 +68,18 @@ TEST_F_TIMEOUT(ops, munmap_parts, 120)
 		EXPECT_EQ(DRM_TERN_RESULT_FAULT, ops_try(self, KERNEL_LOAD, gone));
 		EXPECT_EQ((uintptr_t)gone, self->t.queue.result.address);
 	}
+	/* All of the rest is with the CPU, and none of what is gone is left on the device. */
+	EXPECT_EQ(0, tern_stats(&self->t).resident_bytes);
 }
 
 /* Rights of some pages change, and with them those of the device there, but nowhere else. */
 TEST_F_TIMEOUT(ops, mprotect_parts, 120)
 {
-	ASSERT_EQ(0, ops_use(self, variant, USED, USED_PAGES));
+	ASSERT_EQ(0, ops_use_runs(self, variant, USED, USED_PAGES));
+	/* Rights that do not matter to the device, to what it uses. */
+	ASSERT_EQ(0, mprotect(self->p, OPS_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC));
+	ASSERT_EQ(0, ops_sweeps(self, 1));
+	ASSERT_EQ(0, mprotect(self->p, OPS_BYTES, PROT_READ | PROT_WRITE));
 	for (const struct part *cut = cuts; cut->pages; cut++)
 		ASSERT_EQ(0, mprotect(ops_page(self, cut->page), cut->pages * PAGE, PROT_READ));
 	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
@@ -74,17 +101,26 @@ TEST_F_TIMEOUT(ops, mprotect_parts, 120)
 	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }
 
-/* The memory moves to @shift bytes behind a huge page's alignment, away from who uses it. */
-static void move_by(struct __test_metadata *_metadata, struct _test_data_ops *self,
-		    const struct _fixture_variant_ops *variant, size_t shift)
+/*
+ * Memory moves away from who uses it: to @to if that is not NULL, or else where the kernel likes
+ * to, since it grows by @more pages, for which there is no room.
+ */
+static void move_to(struct __test_metadata *_metadata, struct _test_data_ops *self,
+		    const struct _fixture_variant_ops *variant, char *to, unsigned long more)
 {
-	char *target = tern_map(&self->t, OPS_BYTES + HUGE_PAGE, variant->advice);
+	int flags = MREMAP_MAYMOVE | (to ? MREMAP_FIXED : 0);
 	uintptr_t old = (uintptr_t)self->p;
+	size_t bytes = OPS_BYTES + more * PAGE;
+	char *moved;
 
-	ASSERT_NE(NULL, target);
 	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
-	ASSERT_EQ(target + shift, mremap(self->p, OPS_BYTES, OPS_BYTES,
-					 MREMAP_MAYMOVE | MREMAP_FIXED, target + shift));
+	moved = mremap(self->p, OPS_BYTES, bytes, flags, to);
+	ASSERT_NE(MAP_FAILED, moved);
+	ASSERT_NE((char *)self->p, moved);
+	if (to)
+		ASSERT_EQ(to, moved);
+	if (!to)
+		ASSERT_NE(NULL, tern_keep(&self->t, moved, bytes));
 	ASSERT_EQ(variant->in_use ? DRM_TERN_RESULT_FAULT : DRM_TERN_RESULT_OK, ops_stop(self));
 	if (variant->in_use) {
 		EXPECT_LE(old, self->users.result.address);
@@ -93,17 +129,55 @@ static void move_by(struct __test_metadata *_metadata, struct _test_data_ops *se
 		EXPECT_EQ(OPS_BYTES, tern_stats(&self->t).resident_bytes);
 	}
 	EXPECT_EQ(DRM_TERN_RESULT_FAULT, ops_try(self, KERNEL_STORE, self->p));
-	EXPECT_TRUE(ops_holds(self, target + shift, 0, OPS_PAGES));
+	EXPECT_TRUE(ops_holds(self, moved, 0, OPS_PAGES));
+	EXPECT_TRUE(ops_is_zero(self, moved + OPS_BYTES, more));
 }
 
 TEST_F_TIMEOUT(ops, mremap_aligned, 120)
 {
-	move_by(_metadata, self, variant, HUGE_PAGE);
+	char *target = tern_map(&self->t, OPS_BYTES + HUGE_PAGE, variant->advice);
+
+	ASSERT_NE(NULL, target);
+	move_to(_metadata, self, variant, target + HUGE_PAGE, 0);
 }
 
 TEST_F_TIMEOUT(ops, mremap_unaligned, 120)
 {
-	move_by(_metadata, self, variant, PAGE);
+	char *target = tern_map(&self->t, OPS_BYTES + HUGE_PAGE, variant->advice);
+
+	ASSERT_NE(NULL, target);
+	move_to(_metadata, self, variant, target + PAGE, 0);
+}
+
+/* As realloc() does. */
+TEST_F_TIMEOUT(ops, mremap_grows_elsewhere, 120)
+{
+	move_to(_metadata, self, variant, NULL, 3);
+}
+
+/* Of private memory, nothing cannot be moved: there would be two of it. */
+TEST_F_TIMEOUT(ops, mremap_nothing, 120)
+{
+	char *target = tern_map(&self->t, OPS_BYTES, variant->advice);
+
+	ASSERT_NE(NULL, target);
+	memset(target, 0x55, PAGE);
+	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
+	for (unsigned long page = 100; page < OPS_PAGES; page += 411) {
+		char *p = ops_page(self, page);
+
+		EXPECT_EQ(MAP_FAILED, mremap(p, 0, PAGE, MREMAP_MAYMOVE));
+		EXPECT_EQ(EINVAL, errno);
+		errno = 0;
+		EXPECT_EQ(MAP_FAILED, mremap(p, 0, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, target));
+		EXPECT_EQ(EINVAL, errno);
+	}
+	if (!variant->in_use)
+		EXPECT_EQ(OPS_BYTES, tern_stats(&self->t).resident_bytes);
+	EXPECT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
+	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
+	for (size_t i = 0; i < PAGE; i++)
+		ASSERT_EQ(0x55, target[i]);
 }
 
 /* Some pages move out of the midst of what is used. */
@@ -112,7 +186,7 @@ TEST_F_TIMEOUT(ops, mremap_parts, 120)
 	char *target = tern_map(&self->t, OPS_BYTES, variant->advice);
 
 	ASSERT_NE(NULL, target);
-	ASSERT_EQ(0, ops_use(self, variant, USED, USED_PAGES));
+	ASSERT_EQ(0, ops_use_runs(self, variant, USED, USED_PAGES));
 	for (const struct part *cut = cuts; cut->pages; cut++) {
 		char *to = target + (cut->page + 7) * PAGE;
 
@@ -134,7 +208,7 @@ TEST_F_TIMEOUT(ops, mremap_resize, 120)
 	size_t small = OPS_BYTES - 5 * PAGE, large = OPS_BYTES + 3 * PAGE;
 
 	ASSERT_NE(NULL, target);
-	ASSERT_EQ(0, ops_use(self, variant, USED, USED_PAGES));
+	ASSERT_EQ(0, ops_use_runs(self, variant, USED, USED_PAGES));
 	/* Nothing is in the way. */
 	ASSERT_EQ(0, munmap(ops_page(self, OPS_PAGES), HUGE_PAGE));
 	ASSERT_EQ(self->p, mremap(self->p, OPS_BYTES, large, 0));
@@ -171,22 +245,44 @@ static int is_shared_out(const struct _test_data_ops *o, const unsigned long *ta
 	return 1;
 }
 
-/* What stays mapped in the old place is empty; whoever uses that goes on with zeros. */
+/*
+ * What stays mapped in the old place is empty; whoever uses that goes on with zeros. @to is as for
+ * move_to().
+ */
+static void leave_behind(struct __test_metadata *_metadata, struct _test_data_ops *self,
+			 const struct _fixture_variant_ops *variant, char *to)
+{
+	int flags = MREMAP_MAYMOVE | MREMAP_DONTUNMAP | (to ? MREMAP_FIXED : 0);
+	char *moved;
+
+	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
+	moved = mremap(self->p, OPS_BYTES, OPS_BYTES, flags, to);
+	ASSERT_NE(MAP_FAILED, moved);
+	ASSERT_NE((char *)self->p, moved);
+	if (to)
+		ASSERT_EQ(to, moved);
+	if (!to)
+		ASSERT_NE(NULL, tern_keep(&self->t, moved, OPS_BYTES));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
+	if (variant->in_use) {
+		EXPECT_TRUE(is_shared_out(self, (void *)moved));
+	} else {
+		EXPECT_TRUE(ops_is_zero(self, self->p, OPS_PAGES));
+		EXPECT_TRUE(ops_holds(self, moved, 0, OPS_PAGES));
+	}
+}
+
 TEST_F_TIMEOUT(ops, mremap_dontunmap, 120)
 {
 	char *target = tern_map(&self->t, OPS_BYTES, variant->advice);
 
 	ASSERT_NE(NULL, target);
-	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
-	ASSERT_EQ(target, mremap(self->p, OPS_BYTES, OPS_BYTES,
-				 MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, target));
-	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
-	if (variant->in_use) {
-		EXPECT_TRUE(is_shared_out(self, (void *)target));
-	} else {
-		EXPECT_TRUE(ops_is_zero(self, self->p, OPS_PAGES));
-		EXPECT_TRUE(ops_holds(self, target, 0, OPS_PAGES));
-	}
+	leave_behind(_metadata, self, variant, target);
+}
+
+TEST_F_TIMEOUT(ops, mremap_dontunmap_anywhere, 120)
+{
+	leave_behind(_metadata, self, variant, NULL);
 }
 
 /* Memory moves over other memory, which is gone. */
@@ -408,7 +504,7 @@ TEST_F_TIMEOUT(ops, fork_child_rearranges, 120)
 /* What is thrown away is zero for the device and for the CPU, and the rest is as it was. */
 TEST_F_TIMEOUT(ops, dontneed_parts, 120)
 {
-	ASSERT_EQ(0, ops_use(self, variant, USED, USED_PAGES));
+	ASSERT_EQ(0, ops_use_runs(self, variant, USED, USED_PAGES));
 	for (const struct part *cut = cuts; cut->pages; cut++)
 		ASSERT_EQ(0, madvise(ops_page(self, cut->page), cut->pages * PAGE, MADV_DONTNEED));
 	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
@@ -421,7 +517,7 @@ TEST_F_TIMEOUT(ops, dontneed_parts, 120)
 /* Guard pages keep the device away as they keep the CPU away, and are empty without the guard. */
 TEST_F_TIMEOUT(ops, guard_parts, 120)
 {
-	ASSERT_EQ(0, ops_use(self, variant, USED, USED_PAGES));
+	ASSERT_EQ(0, ops_use_runs(self, variant, USED, USED_PAGES));
 	for (const struct part *cut = cuts; cut->pages; cut++) {
 		int ret = madvise(ops_page(self, cut->page), cut->pages * PAGE, MADV_GUARD_INSTALL);
 
@@ -459,25 +555,29 @@ static int is_old_or_zero(const struct _test_data_ops *o, unsigned long page)
 /* What is freed lazily is there or is zero, page by page; what is written then stays. */
 TEST_F_TIMEOUT(ops, free_parts, 120)
 {
-	enum { FREED = 100 };
-	struct kernel_args fill = { .p = self->p, .count = WORDS(FREED * PAGE) };
+	ASSERT_EQ(0, ops_use_runs(self, variant, USED, USED_PAGES));
+	for (const struct part *cut = cuts; cut->pages; cut++) {
+		size_t bytes = cut->pages * PAGE;
+		char *p = ops_page(self, cut->page);
+		struct kernel_args fill = { .p = (void *)p, .count = WORDS(bytes) };
 
-	ASSERT_EQ(0, ops_use(self, variant, USED, USED_PAGES));
-	/* On the device first, and where the check has left it. */
-	for (int round = 0; round < 2; round++) {
-		ASSERT_EQ(0, madvise(self->p, FREED * PAGE, MADV_FREE));
-		ASSERT_EQ(0, madvise(self->p, FREED * PAGE, MADV_PAGEOUT));
-		for (unsigned long page = 0; page < FREED; page++)
-			ASSERT_TRUE(is_old_or_zero(self, page));
+		/* On the device first, and where the check has left it. */
+		for (int round = 0; round < 2; round++) {
+			ASSERT_EQ(0, madvise(p, bytes, MADV_FREE));
+			ASSERT_EQ(0, madvise(p, bytes, MADV_PAGEOUT));
+			for (unsigned long page = 0; page < cut->pages; page++)
+				ASSERT_TRUE(is_old_or_zero(self, cut->page + page));
+		}
+		for (fill.value = 1; fill.value <= 2; fill.value++) {
+			ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_FILL, fill));
+			ASSERT_EQ(0, fill.value == 1 && madvise(p, bytes, MADV_FREE));
+		}
+		ASSERT_EQ(0, madvise(p, bytes, MADV_PAGEOUT));
+		EXPECT_EQ(-1, tern_check_count(fill.p, bytes, 2));
 	}
-	for (fill.value = 1; fill.value <= 2; fill.value++) {
-		ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_FILL, fill));
-		ASSERT_EQ(0, fill.value == 1 && madvise(self->p, FREED * PAGE, MADV_FREE));
-	}
-	ASSERT_EQ(0, madvise(self->p, FREED * PAGE, MADV_PAGEOUT));
-	EXPECT_EQ(-1, tern_check_count(self->p, FREED * PAGE, 2));
 	EXPECT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
-	EXPECT_TRUE(ops_holds(self, ops_page(self, FREED), FREED, OPS_PAGES - FREED));
+	for (const struct part *rest = rests; rest->pages; rest++)
+		EXPECT_TRUE(ops_holds(self, ops_page(self, rest->page), rest->page, rest->pages));
 }
 
 /* Huge pages are allowed, or not any more, for what is on the device. */

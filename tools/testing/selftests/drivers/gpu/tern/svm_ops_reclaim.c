@@ -29,9 +29,11 @@ TEST_F_TIMEOUT(ops, collapse, 120)
 TEST_F_TIMEOUT(ops, collapse_what_was_split, 120)
 {
 	ASSERT_EQ(0, madvise(self->p, OPS_BYTES, MADV_HUGEPAGE));
-	ASSERT_EQ(0, ops_use(self, variant, 200, 300));
-	ASSERT_EQ(0, mprotect(ops_page(self, 100), PAGE, PROT_READ));
-	ASSERT_EQ(0, mprotect(ops_page(self, 100), PAGE, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, ops_use_runs(self, variant, 200, 300));
+	for (unsigned long page = 200 + OPS_RUN; page < 500; page += 2 * OPS_RUN) {
+		ASSERT_EQ(0, mprotect(ops_page(self, page), PAGE, PROT_READ));
+		ASSERT_EQ(0, mprotect(ops_page(self, page), PAGE, PROT_READ | PROT_WRITE));
+	}
 	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
 	ASSERT_EQ(0, madvise(self->p, OPS_BYTES, MADV_COLLAPSE));
 	EXPECT_EQ(HUGE_PAGE >> 10, tern_anon_huge(self->p));
@@ -169,6 +171,13 @@ static unsigned long *mergeable(struct tern *t, size_t bytes, int advice)
 	return p;
 }
 
+/* Has KSM compare all that it may. */
+static int ksm_start(void)
+{
+	return tern_put(KSM "pages_to_scan", "10000") || tern_put(KSM "sleep_millisecs", "1") ||
+	       tern_put(KSM "smart_scan", "0") || tern_put(KSM "run", "1");
+}
+
 /*
  * Equal pages are merged, which the device reads; more such pages come while it does. What it
  * then writes is the writer's own. What is on the device when it is made mergeable stays right.
@@ -180,8 +189,7 @@ TEST_F_TIMEOUT(ops, ksm, 120)
 	struct kernel_args args = { .out = self->seen, .count = WORDS(bytes), .value = 1 };
 	unsigned long *same[COUNT];
 
-	if (tern_put(KSM "pages_to_scan", "10000") || tern_put(KSM "sleep_millisecs", "1") ||
-	    tern_put(KSM "smart_scan", "0") || tern_put(KSM "run", "1"))
+	if (ksm_start())
 		SKIP(return, "the kernel has no KSM, or this is not root");
 	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
 	ASSERT_EQ(0, madvise(self->p, OPS_BYTES, MADV_MERGEABLE));
@@ -211,6 +219,44 @@ TEST_F_TIMEOUT(ops, ksm, 120)
 	for (int i = 0; i < COUNT; i++)
 		EXPECT_EQ(-1, tern_check_pattern(same[i], bytes, !i));
 	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
+	ASSERT_EQ(0, tern_put(KSM "run", "0"));
+}
+
+/* Equal pages on the device are let be, and are merged when they are back. */
+TEST_F_TIMEOUT(ops, ksm_on_device, 120)
+{
+	size_t bytes = variant->advice == MADV_HUGEPAGE ? HUGE_PAGE : HUGE_PAGE / 8;
+	unsigned long *same[2];
+
+	if (ksm_start())
+		SKIP(return, "the kernel has no KSM, or this is not root");
+	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
+	ASSERT_EQ(0, madvise(self->p, OPS_BYTES, MADV_MERGEABLE));
+	for (int i = 0; i < 2; i++) {
+		same[i] = tern_resident(&self->t, bytes, variant->advice);
+		ASSERT_NE(NULL, same[i]);
+		ASSERT_EQ(0, madvise(same[i], bytes, MADV_MERGEABLE));
+	}
+	ASSERT_EQ(OPS_BYTES + 2 * bytes, tern_stats(&self->t).resident_bytes);
+	ASSERT_EQ(0, ksm_scans());
+	EXPECT_EQ(OPS_BYTES + 2 * bytes, tern_stats(&self->t).resident_bytes);
+	EXPECT_EQ(0, ksm_get("pages_sharing"));
+
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(-1, tern_check_pattern(same[i], bytes, 1));
+	ASSERT_EQ(0, ksm_scans());
+	EXPECT_EQ(bytes / PAGE, ksm_get("pages_sharing"));
+	/* What the device writes is its own then, page by page. */
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, same[0], bytes));
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(-1, tern_check_pattern(same[i], bytes, 2 - i));
+	ASSERT_EQ(0, ksm_scans());
+	EXPECT_EQ(0, ksm_get("pages_sharing"));
+	EXPECT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
+	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
+	ASSERT_EQ(0, tern_put(KSM "run", "2"));
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(-1, tern_check_pattern(same[i], bytes, 2 - i));
 	ASSERT_EQ(0, tern_put(KSM "run", "0"));
 }
 

@@ -10,6 +10,10 @@
 #include "tern_test.h"
 
 #define NO_HANDLE 0xffffU
+/* Bytes of a buffer that threads share. */
+#define SHARED_BUFFER (16 * PAGE)
+/* Bytes that a process and its child have. */
+#define FAMILY_BYTES (16 * PAGE)
 /* Where no user space is: the kernel's memory, and what is no address at all. */
 #define KERNEL_ADDRESS 0xffff888000000000UL
 #define NOT_CANONICAL 0x123456789abcd000UL
@@ -569,18 +573,52 @@ TEST_F(bad, addresses)
 	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_NULL, (struct kernel_args){}));
 }
 
-/* A thousand address spaces that all work, as many as there are, and then again. */
-TEST_F(bad, many_address_spaces)
+/*
+ * Adds 1 to *p in each of @n address spaces, with a queue in each at the same time. The queues
+ * differ in their sync objects only. Returns 0, or a negative errno or another status than OK.
+ */
+static int add_in_each(struct tern *t, struct tern_queue *queues, const __u32 *vms, unsigned int n,
+		       unsigned long *p)
 {
-	enum { MOST = 1 << 16 };
+	struct kernel_args args = { .p = p, .count = 1, .value = 1 };
+	int ret = 0;
+
+	for (unsigned int i = 0; !ret && i < n; i++) {
+		struct drm_tern_queue_create create = { .vm = vms[i], .entries = 2 };
+
+		ret = tern_ioctl(t->fd, DRM_IOCTL_TERN_QUEUE_CREATE, &create);
+		queues[i].handle = create.handle;
+		if (!ret)
+			ret = tern_start(t, &queues[i], KERNEL_ATOMIC_ADD, args, 1, 0);
+	}
+	for (unsigned int i = 0; !ret && i < n; i++) {
+		ret = tern_finish(t, &queues[i]);
+		if (ret == DRM_TERN_RESULT_OK)
+			ret = tern_queue_destroy(t->fd, queues[i].handle);
+	}
+	return ret;
+}
+
+/* A thousand address spaces that all work, as many as there are, and then again. */
+TEST_F_TIMEOUT(bad, many_address_spaces, 600)
+{
+	enum { MOST = 1 << 16, AT_ONCE = 128 };
 	struct tern *t = &self->t;
 	unsigned long *p = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
 	__u32 *vms = calloc(MOST, sizeof(*vms));
-	unsigned int count = 0, sum = 0;
+	struct tern_queue queues[AT_ONCE];
+	unsigned int count = 0;
 	int ret = 0;
 
 	ASSERT_NE(NULL, vms);
 	ASSERT_NE(NULL, p);
+	for (int i = 0; i < AT_ONCE; i++) {
+		struct drm_syncobj_create create = {};
+
+		ASSERT_EQ(0, tern_ioctl(t->fd, DRM_IOCTL_SYNCOBJ_CREATE, &create));
+		queues[i] = t->queue;
+		queues[i].syncobj = create.handle;
+	}
 	while (count < MOST) {
 		ret = tern_vm_create(t->fd, &vms[count]);
 		if (ret)
@@ -589,17 +627,11 @@ TEST_F(bad, many_address_spaces)
 	}
 	EXPECT_EQ(-ENOSPC, ret);
 	EXPECT_LE(1000, count);
-	for (unsigned int i = 0; i < count; i += 97) {
-		struct tern own = *t;
+	for (unsigned int done = 0; done < count; done += AT_ONCE) {
+		unsigned int n = count - done < AT_ONCE ? count - done : AT_ONCE;
 
-		own.vm = vms[i];
-		ASSERT_EQ(0, tern_queue_init(&own, &own.queue, 2));
-		ASSERT_EQ(DRM_TERN_RESULT_OK,
-			  tern_run_threads(&own, KERNEL_ATOMIC_ADD,
-					   (struct kernel_args){ .p = p, .count = 1, .value = 1 },
-					   1));
-		tern_queue_free(&own, &own.queue);
-		ASSERT_EQ(++sum, *p);
+		ASSERT_EQ(0, add_in_each(t, queues, vms + done, n, p));
+		ASSERT_EQ(done + n, *p);
 	}
 	while (count--)
 		ASSERT_EQ(0, tern_vm_destroy(t->fd, vms[count]));
@@ -614,7 +646,7 @@ TEST_F(bad, after_the_end)
 	struct tern *t = &self->t;
 	unsigned long *p = tern_resident(t, HUGE_PAGE, MADV_HUGEPAGE);
 	struct tern other;
-	int fd, copy;
+	int copy;
 
 	ASSERT_NE(NULL, p);
 	for (int without_vm = 0; without_vm < 2; without_vm++) {
@@ -636,20 +668,140 @@ TEST_F(bad, after_the_end)
 
 	/* As long as the file is open by another descriptor, everything works by that. */
 	ASSERT_EQ(0, tern_begin(&other));
-	fd = other.fd;
-	copy = dup(fd);
+	copy = dup(other.fd);
 	ASSERT_LE(0, copy);
-	close(fd);
-	for (unsigned int i = 0; i < ARRAY_SIZE(ioctls); i++) {
-		union argument arg = good(&other, i);
-
-		EXPECT_EQ(-EBADF, tern_ioctl(fd, ioctls[i].request, &arg))
-			TH_LOG("%s", ioctls[i].name);
-	}
+	close(other.fd);
 	other.fd = copy;
 	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&other, p, HUGE_PAGE));
 	close(copy);
 	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 2));
+}
+
+/* Whether a thread of this process is in an ioctl on @fd. */
+static int is_inside(pid_t tid, int fd)
+{
+	char path[64], line[128] = "";
+	long nr, arg;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", tid);
+	file = fopen(path, "r");
+	if (!file)
+		return 0;
+	fgets(line, sizeof(line), file);
+	fclose(file);
+	return sscanf(line, "%ld %lx", &nr, &arg) == 2 && nr == __NR_ioctl && arg == fd;
+}
+
+struct waiter {
+	const struct tern *t;
+	pid_t tid;
+	int ret;
+};
+
+static void *wait_fence(void *arg)
+{
+	struct waiter *w = arg;
+
+	__atomic_store_n(&w->tid, gettid(), __ATOMIC_RELEASE);
+	w->ret = tern_wait_fence(w->t, &w->t->queue);
+	return NULL;
+}
+
+/* The last descriptor goes while a thread waits by it: what it waits for goes on, then it ends. */
+TEST_F(bad, close_below_a_wait)
+{
+	struct tern *t = &self->t, other;
+	unsigned long *p = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
+	struct kernel_args wait = { .p = p, .out = p + 1, .value = 1 };
+	struct waiter w = { .t = &other };
+	pthread_t thread;
+	pid_t tid;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, tern_begin(&other));
+	ASSERT_EQ(0, tern_start(&other, &other.queue, KERNEL_WAIT, wait, 1, 0));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, wait_fence, &w));
+	do {
+		tid = __atomic_load_n(&w.tid, __ATOMIC_ACQUIRE);
+	} while (!tid || !is_inside(tid, other.fd));
+	close(other.fd);
+	EXPECT_EQ(0, p[1]);
+	__atomic_store_n(p, 1, __ATOMIC_RELEASE);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(0, w.ret);
+	EXPECT_EQ(1, p[1]);
+}
+
+/* What a child may do with the file of its parent: nothing with the parent's memory. */
+static int use_of_parent(struct tern *t, unsigned long *p)
+{
+	union argument submit = good(t, SUBMIT), create = good(t, QUEUE_CREATE);
+	union argument prefetch = good(t, PREFETCH), result = good(t, RESULT);
+	struct tern own = *t;
+
+	if (tern_ioctl(t->fd, DRM_IOCTL_TERN_SUBMIT, &submit) != -EPERM ||
+	    tern_ioctl(t->fd, DRM_IOCTL_TERN_QUEUE_CREATE, &create) != -EPERM ||
+	    tern_ioctl(t->fd, DRM_IOCTL_TERN_PREFETCH, &prefetch) != -EPERM)
+		return 1;
+	if (tern_ioctl(t->fd, DRM_IOCTL_TERN_RESULT, &result) ||
+	    result.result.status != DRM_TERN_RESULT_OK)
+		return 2;
+	/* With its own memory everything. */
+	if (tern_vm_create(own.fd, &own.vm) || tern_queue_init(&own, &own.queue, 0))
+		return 3;
+	if (tern_add_one(&own, p, FAMILY_BYTES) != DRM_TERN_RESULT_OK ||
+	    tern_check_pattern(p, FAMILY_BYTES, 2) != -1)
+		return 4;
+	/* It can end what the parent made. */
+	if (tern_queue_destroy(t->fd, t->queue.handle) || tern_vm_destroy(t->fd, t->vm))
+		return 5;
+	return tern_ioctl(t->fd, DRM_IOCTL_TERN_SUBMIT, &submit) == -ENOENT ? 0 : 6;
+}
+
+/* The parent closes the file that its child has too, or ends. */
+TEST_F(bad, file_of_the_parent)
+{
+	for (int ends = 0; ends < 2; ends++) {
+		int go[2], answer[2], status = -1;
+		pid_t parent, child;
+		char c;
+
+		ASSERT_EQ(0, pipe(go));
+		ASSERT_EQ(0, pipe(answer));
+		parent = fork();
+		ASSERT_LE(0, parent);
+		if (!parent) {
+			struct tern own;
+			unsigned long *p;
+
+			if (tern_begin(&own))
+				_exit(1);
+			p = tern_resident(&own, FAMILY_BYTES, MADV_NOHUGEPAGE);
+			if (!p)
+				_exit(2);
+			child = fork();
+			if (!child) {
+				close(go[1]);
+				/* The end of the pipe is that of the parent, too. */
+				status = read(go[0], &c, 1) < 0 ? 7 : use_of_parent(&own, p);
+				_exit(write(answer[1], &status, sizeof(status)) < 0);
+			}
+			close(own.fd);
+			if (!ends)
+				_exit(child < 0 || write(go[1], "", 1) != 1 ||
+				      !tern_child_ok(child) ||
+				      tern_check_pattern(p, FAMILY_BYTES, 1) != -1);
+			_exit(child < 0);
+		}
+		close(go[0]);
+		EXPECT_TRUE(tern_child_ok(parent));
+		close(go[1]);
+		ASSERT_EQ(sizeof(status), read(answer[0], &status, sizeof(status)));
+		EXPECT_EQ(0, status) TH_LOG("parent ends: %d", ends);
+		close(answer[0]);
+		close(answer[1]);
+	}
 }
 
 /* Objects that one thread makes and destroys, while others use their handles. */
@@ -657,6 +809,7 @@ struct shared {
 	const struct tern *t;
 	void *memory;
 	__u32 vm, queue;
+	__u64 buffer;
 	int stop;
 	/* What was returned and must not be, and by which ioctl. */
 	int wrong, by;
@@ -724,22 +877,63 @@ static void *use_vm(void *arg)
 	return NULL;
 }
 
-TEST_F(bad, threads)
+#define MARK 0x7e57ed0000c0ffeeUL
+
+/* A mapping of a buffer is good whatever becomes of the handle. */
+static void *use_buffer(void *arg)
+{
+	const int prefetches[] = { 0 };
+	const int maps[] = { -EINVAL, -EACCES, 0 };
+	const int values[] = { 0 };
+	struct shared *s = arg;
+
+	while (!__atomic_load_n(&s->stop, __ATOMIC_ACQUIRE)) {
+		struct drm_tern_gem_create gem = {
+			.size = SHARED_BUFFER,
+			.mmap_offset = __atomic_load_n(&s->buffer, __ATOMIC_RELAXED),
+		};
+		unsigned long *p = tern_gem_map(s->t, NULL, &gem, PROT_READ | PROT_WRITE);
+		struct drm_tern_prefetch prefetch;
+		unsigned long found;
+
+		if (p == MAP_FAILED) {
+			expect_one_of(s, GEM_CREATE, -errno, maps);
+			continue;
+		}
+		/* Nothing but zeros was in it, and what these threads write. */
+		found = __atomic_exchange_n(p, MARK, __ATOMIC_RELAXED);
+		expect_one_of(s, GEM_CREATE, found && found != MARK, values);
+		prefetch = tern_prefetch_args(s->t, p, SHARED_BUFFER, DRM_TERN_LOCATION_DEVICE);
+		expect_one_of(s, PREFETCH,
+			      tern_ioctl(s->t->fd, DRM_IOCTL_TERN_PREFETCH, &prefetch), prefetches);
+		munmap(p, SHARED_BUFFER);
+	}
+	return NULL;
+}
+
+/* Each handle is used by two threads when a third destroys it, and gives its number away. */
+TEST_F_TIMEOUT(bad, threads, 120)
 {
 	enum { ROUNDS = 200 };
+	void *(*const uses[])(void *) = {
+		use_queue, use_queue, use_vm, use_vm, use_buffer, use_buffer,
+	};
 	struct tern *t = &self->t;
 	struct shared shared = { .t = t };
-	pthread_t threads[2];
+	pthread_t threads[ARRAY_SIZE(uses)];
 
 	shared.memory = tern_map(t, HUGE_PAGE, MADV_HUGEPAGE);
 	ASSERT_NE(NULL, shared.memory);
 	tern_write_pattern(shared.memory, HUGE_PAGE);
-	ASSERT_EQ(0, pthread_create(&threads[0], NULL, use_queue, &shared));
-	ASSERT_EQ(0, pthread_create(&threads[1], NULL, use_vm, &shared));
+	for (int i = 0; i < ARRAY_SIZE(uses); i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, uses[i], &shared));
 	for (int i = 0; i < ROUNDS && !shared.wrong; i++) {
 		struct drm_tern_queue_create queue = {};
+		struct drm_tern_gem_create gem;
 		int ret;
 
+		ASSERT_EQ(0, tern_gem_create(t, SHARED_BUFFER, DRM_TERN_GEM_CPU, &gem));
+		__atomic_store_n(&shared.buffer, gem.mmap_offset, __ATOMIC_RELAXED);
 		ASSERT_EQ(0, tern_vm_create(t->fd, &queue.vm));
 		__atomic_store_n(&shared.vm, queue.vm, __ATOMIC_RELAXED);
 		ASSERT_EQ(0, tern_ioctl(t->fd, DRM_IOCTL_TERN_QUEUE_CREATE, &queue));
@@ -750,10 +944,11 @@ TEST_F(bad, threads)
 			ret = tern_vm_destroy(t->fd, queue.vm);
 		} while (ret == -EBUSY);
 		ASSERT_EQ(0, ret);
+		ASSERT_EQ(0, tern_gem_close(t, gem.handle));
 	}
 	__atomic_store_n(&shared.stop, 1, __ATOMIC_RELEASE);
-	ASSERT_EQ(0, pthread_join(threads[0], NULL));
-	ASSERT_EQ(0, pthread_join(threads[1], NULL));
+	for (int i = 0; i < ARRAY_SIZE(uses); i++)
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
 	EXPECT_EQ(0, shared.wrong) TH_LOG("by %s", ioctls[shared.by].name);
 	EXPECT_EQ(-1, tern_check_pattern(shared.memory, HUGE_PAGE, 0));
 	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_NULL, (struct kernel_args){}));

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! Runs `tern-run` on the device and checks the figures that it prints as JSON: which pages moved,
-//! and which did not. The results are TAP.
+//! and which did not; and tests the library that it uses. The results are TAP.
+
+mod library;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
@@ -15,7 +17,8 @@ const MIB: u64 = 1 << 20;
 const HUGE: u64 = 2 * MIB;
 const PAGE: u64 = 4096;
 
-/// Runs tern-run on the device and checks the figures that it prints as JSON; the results are TAP.
+/// Tests on the device, of tern-run by the figures that it prints and of its library; the results
+/// are TAP.
 #[derive(Parser)]
 enum Tests {
     /// Huge pages move whole, or not at all, and files stay where they are.
@@ -28,6 +31,8 @@ enum Tests {
         /// Half of the machine's memory in MiB
         half: u64,
     },
+    /// The library, in Rust and in C: what it does for callers and kernels that go wrong.
+    Library,
 }
 
 type Test<'a> = (&'static str, Box<dyn Fn() -> Result<()> + 'a>);
@@ -52,6 +57,7 @@ impl Tests {
                 ("to_and_fro", Box::new(to_and_fro)),
                 ("more_than_half", Box::new(move || more_than_half(*half))),
             ],
+            Self::Library => library::all(),
         }
     }
 }
