@@ -666,7 +666,7 @@ static void write_protected(struct __test_metadata *_metadata, struct _test_data
 	ASSERT_NE(NULL, p);
 	ASSERT_NE(NULL, any);
 	uffd = tern_userfaultfd(p, BYTES, UFFDIO_REGISTER_MODE_WP);
-	if (uffd == -ENOSYS)
+	if (uffd == -EOPNOTSUPP)
 		SKIP(return, "the kernel has no write protection by userfaultfd");
 	ASSERT_LE(0, uffd);
 	ASSERT_EQ(0, protect_by_userfaultfd(uffd, (char *)p));

@@ -127,8 +127,8 @@ static void *handler_main(void *data)
 }
 
 /*
- * Serves the first SHARED pages of @start as @mode says. -ENOSYS if the kernel cannot do that, and
- * other errors.
+ * Serves the first SHARED pages of @start as @mode says. -EOPNOTSUPP if the kernel cannot do
+ * that, and other errors.
  */
 static int handler_start(struct handler *h, __u64 mode, char *start, const char *contents)
 {
@@ -168,7 +168,7 @@ TEST_F_TIMEOUT(ops, userfaultfd_missing, 120)
 		contents[i] = tern_pattern(i) + 1;
 	ASSERT_EQ(0, ops_use_runs(self, variant, USED, OPS_PAGES - USED));
 	ret = handler_start(&h, UFFDIO_REGISTER_MODE_MISSING, (char *)self->p, (char *)contents);
-	if (ret == -ENOSYS)
+	if (ret == -EOPNOTSUPP)
 		SKIP(return, "the kernel has no userfaultfd");
 	ASSERT_EQ(0, ret);
 	/* What is there is not missing. */
@@ -199,7 +199,7 @@ TEST_F_TIMEOUT(ops, userfaultfd_write_protect, 120)
 
 	ASSERT_EQ(0, ops_use_most(self, variant));
 	ret = handler_start(&h, UFFDIO_REGISTER_MODE_WP, (char *)self->p, NULL);
-	if (ret == -ENOSYS)
+	if (ret == -EOPNOTSUPP)
 		SKIP(return, "the kernel has no write protection by userfaultfd");
 	ASSERT_EQ(0, ret);
 	for (int round = 1; round <= 3; round++) {

@@ -556,23 +556,25 @@ static inline unsigned long *tern_resident(struct tern *t, size_t bytes, int adv
 
 /*
  * A userfaultfd for @bytes from @p, registered in @mode. It can be polled. -errno if there is none,
- * -ENOSYS if the kernel cannot do that.
+ * -EOPNOTSUPP if the kernel cannot do that.
  */
 static inline int tern_userfaultfd(const void *p, size_t bytes, __u64 mode)
 {
 	const __u64 needs = mode == UFFDIO_REGISTER_MODE_WP ? UFFD_FEATURE_PAGEFAULT_FLAG_WP : 0;
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register memory = { .range = { (uintptr_t)p, bytes }, .mode = mode };
-	/* Without O_NONBLOCK, poll() gives POLLERR. */
-	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	int ret = 0;
+	int uffd, ret = 0;
 
+	if (access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
+		return -EOPNOTSUPP;
+	/* Without O_NONBLOCK, poll() gives POLLERR. */
+	uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	if (uffd < 0)
 		return -errno;
 	if (ioctl(uffd, UFFDIO_API, &api))
 		ret = -errno;
 	else if ((api.features & needs) != needs)
-		ret = -ENOSYS;
+		ret = -EOPNOTSUPP;
 	else if (ioctl(uffd, UFFDIO_REGISTER, &memory))
 		ret = -errno;
 	if (!ret)
