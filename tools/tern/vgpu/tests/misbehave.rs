@@ -38,9 +38,8 @@ fn restart(guest: &mut Guest) {
     copies(guest, 20);
 }
 
-/// Starts a dispatch of queue 3, in address space 1, that finds no code at 0x1000.
-fn dispatch_that_faults(guest: &mut Guest) {
-    guest.space(1);
+/// Starts a dispatch of queue 3, in address space 1, at 0x1000; its fence.
+fn dispatch(guest: &mut Guest) -> (u64, u64) {
     let mut queue = guest.start_queue(3, 1);
     guest.dispatch(
         &mut queue,
@@ -50,7 +49,13 @@ fn dispatch_that_faults(guest: &mut Guest) {
             threads: 1,
             ..Default::default()
         },
-    );
+    )
+}
+
+/// Starts a dispatch of queue 3, in address space 1, that finds no code at 0x1000.
+fn dispatch_that_faults(guest: &mut Guest) {
+    guest.space(1);
+    dispatch(guest);
 }
 
 #[test]
@@ -113,16 +118,7 @@ fn a_device_that_hangs_is_well_after_a_reset() {
 fn dispatch_that_is_illegal(guest: &mut Guest) {
     let root = guest.space(1);
     guest.program_at(root, 0x1000, &[asm::ILLEGAL]);
-    let mut queue = guest.start_queue(3, 1);
-    let fence = guest.dispatch(
-        &mut queue,
-        hw::DispatchPacket {
-            op: hw::OP_DISPATCH,
-            entry: 0x1000,
-            threads: 1,
-            ..Default::default()
-        },
-    );
+    let fence = dispatch(guest);
     assert_eq!(guest.wait_fence(fence).status, hw::COMPLETE_ILLEGAL);
 }
 

@@ -200,6 +200,12 @@ static long check_rest(const unsigned long *p, unsigned long more)
 	return -1;
 }
 
+/* Has the device ask again for what it has mapped where it is. */
+static int ask_again(unsigned long *p)
+{
+	return mprotect(p, BYTES, PROT_READ) || mprotect(p, BYTES, PROT_READ | PROT_WRITE);
+}
+
 /* Whether, since the last call, just these pages moved, in folios as large and in single pages. */
 #define EXPECT_MOVED(way, whole, single)						\
 	do {										\
@@ -386,9 +392,7 @@ TEST_F(mthp, no_room_on_the_device)
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
 	leave_all(&self->t, &buffers);
 
-	/* The device asks for it again. */
-	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ));
-	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, ask_again(p));
 	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
 	EXPECT_MOVED(to_device, NR_PAGES, 0);
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 2));
@@ -539,6 +543,17 @@ TEST_F(mthp, held_by_a_pipe)
 	EXPECT_MOVED(to_system, NR_PAGES - self->pages, 0);
 }
 
+/* filled(), when none of it is written to @swap until that is let go; NULL on failure. */
+static unsigned long *filled_to_swap(struct _test_data_mthp *o, struct nbd_swap *swap)
+{
+	unsigned long *p = nbd_swap_hold(swap, true) ? filled(o) : NULL;
+
+	if (p && !madvise(p, BYTES, MADV_PAGEOUT))
+		return p;
+	nbd_swap_stop(swap);
+	return NULL;
+}
+
 /* All of them stay, whole, until they have been written to swap. */
 TEST_F(mthp, under_writeback)
 {
@@ -548,12 +563,8 @@ TEST_F(mthp, under_writeback)
 	/* Before there is memory that its processes would share. */
 	if (!nbd_swap_start(&swap))
 		SKIP(return, "no network block device to swap to");
-	EXPECT_TRUE(nbd_swap_hold(&swap, true));
-	p = filled(self);
-	if (!p)
-		nbd_swap_stop(&swap);
+	p = filled_to_swap(self, &swap);
 	ASSERT_NE(NULL, p);
-	EXPECT_EQ(0, madvise(p, BYTES, MADV_PAGEOUT));
 	EXPECT_NE(-1, not_in_folios(p, NR_PAGES, self->pages));
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 0));
 	EXPECT_EQ(-1, not_in_folios(p, NR_PAGES, self->pages));
@@ -564,9 +575,7 @@ TEST_F(mthp, under_writeback)
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 1));
 	nbd_swap_stop(&swap);
 
-	/* The device asks for it again. */
-	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ));
-	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, ask_again(p));
 	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_add_one(&self->t, p, BYTES));
 	EXPECT_MOVED(to_device, NR_PAGES, 0);
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 2));
@@ -584,13 +593,9 @@ TEST_F(mthp, in_swap_cache)
 	ASSERT_NE(NULL, any);
 	if (!nbd_swap_start(&swap))
 		SKIP(return, "no network block device to swap to");
-	EXPECT_TRUE(nbd_swap_hold(&swap, true));
-	p = filled(self);
-	if (!p)
-		nbd_swap_stop(&swap);
+	p = filled_to_swap(self, &swap);
 	ASSERT_NE(NULL, p);
 	/* While it is written out it can be mapped again, whole, by one of the two. */
-	EXPECT_EQ(0, madvise(p, BYTES, MADV_PAGEOUT));
 	pid = share(p, self->moved, &socket);
 	EXPECT_LT(0, pid);
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 0));
@@ -611,9 +616,8 @@ TEST_F(mthp, in_swap_cache)
 	EXPECT_TRUE(tern_child_ok(pid));
 	nbd_swap_stop(&swap);
 
-	/* The device asks for it again, and for it alone. */
-	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ));
-	ASSERT_EQ(0, mprotect(p, BYTES, PROT_READ | PROT_WRITE));
+	/* For it alone. */
+	ASSERT_EQ(0, ask_again(p));
 	EXPECT_EQ(DRM_TERN_RESULT_OK, tern_run(&self->t, KERNEL_OR, args));
 	EXPECT_MOVED(to_device, NR_PAGES, 0);
 	EXPECT_EQ(-1, tern_check_pattern(p, BYTES, 0));

@@ -102,25 +102,37 @@ TEST_F_TIMEOUT(ops, mprotect_parts, 120)
 }
 
 /*
- * Memory moves away from who uses it: to @to if that is not NULL, or else where the kernel likes
- * to, since it grows by @more pages, for which there is no room.
+ * From now on in use if it is to be, the memory is mapped elsewhere by mremap() with @flags and a
+ * size of @bytes: at @to if that is not NULL, or else where the kernel likes to. Returns where.
  */
-static void move_to(struct __test_metadata *_metadata, struct _test_data_ops *self,
-		    const struct _fixture_variant_ops *variant, char *to, unsigned long more)
+static char *map_elsewhere(struct __test_metadata *_metadata, struct _test_data_ops *self,
+			   const struct _fixture_variant_ops *variant, char *to, size_t bytes,
+			   int flags)
 {
-	int flags = MREMAP_MAYMOVE | (to ? MREMAP_FIXED : 0);
-	uintptr_t old = (uintptr_t)self->p;
-	size_t bytes = OPS_BYTES + more * PAGE;
 	char *moved;
 
 	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
-	moved = mremap(self->p, OPS_BYTES, bytes, flags, to);
+	moved = mremap(self->p, OPS_BYTES, bytes,
+		       MREMAP_MAYMOVE | flags | (to ? MREMAP_FIXED : 0), to);
 	ASSERT_NE(MAP_FAILED, moved);
 	ASSERT_NE((char *)self->p, moved);
 	if (to)
 		ASSERT_EQ(to, moved);
 	if (!to)
 		ASSERT_NE(NULL, tern_keep(&self->t, moved, bytes));
+	return moved;
+}
+
+/*
+ * Memory moves away from who uses it: to @to if that is not NULL, or else where the kernel likes
+ * to, since it grows by @more pages, for which there is no room.
+ */
+static void move_to(struct __test_metadata *_metadata, struct _test_data_ops *self,
+		    const struct _fixture_variant_ops *variant, char *to, unsigned long more)
+{
+	uintptr_t old = (uintptr_t)self->p;
+	char *moved = map_elsewhere(_metadata, self, variant, to, OPS_BYTES + more * PAGE, 0);
+
 	ASSERT_EQ(variant->in_use ? DRM_TERN_RESULT_FAULT : DRM_TERN_RESULT_OK, ops_stop(self));
 	if (variant->in_use) {
 		EXPECT_LE(old, self->users.result.address);
@@ -252,17 +264,8 @@ static int is_shared_out(const struct _test_data_ops *o, const unsigned long *ta
 static void leave_behind(struct __test_metadata *_metadata, struct _test_data_ops *self,
 			 const struct _fixture_variant_ops *variant, char *to)
 {
-	int flags = MREMAP_MAYMOVE | MREMAP_DONTUNMAP | (to ? MREMAP_FIXED : 0);
-	char *moved;
+	char *moved = map_elsewhere(_metadata, self, variant, to, OPS_BYTES, MREMAP_DONTUNMAP);
 
-	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
-	moved = mremap(self->p, OPS_BYTES, OPS_BYTES, flags, to);
-	ASSERT_NE(MAP_FAILED, moved);
-	ASSERT_NE((char *)self->p, moved);
-	if (to)
-		ASSERT_EQ(to, moved);
-	if (!to)
-		ASSERT_NE(NULL, tern_keep(&self->t, moved, OPS_BYTES));
 	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
 	if (variant->in_use) {
 		EXPECT_TRUE(is_shared_out(self, (void *)moved));

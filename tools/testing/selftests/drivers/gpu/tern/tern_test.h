@@ -554,6 +554,12 @@ static inline unsigned long *tern_resident(struct tern *t, size_t bytes, int adv
 	return p && tern_add_one(t, p, bytes) == DRM_TERN_RESULT_OK ? p : NULL;
 }
 
+/* Whether the kernel has userfaultfd at all. */
+static inline int tern_has_userfaultfd(void)
+{
+	return !access("/proc/sys/vm/unprivileged_userfaultfd", F_OK);
+}
+
 /*
  * A userfaultfd for @bytes from @p, registered in @mode. It can be polled. -errno if there is none,
  * -EOPNOTSUPP if the kernel cannot do that.
@@ -565,7 +571,7 @@ static inline int tern_userfaultfd(const void *p, size_t bytes, __u64 mode)
 	struct uffdio_register memory = { .range = { (uintptr_t)p, bytes }, .mode = mode };
 	int uffd, ret = 0;
 
-	if (access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
+	if (!tern_has_userfaultfd())
 		return -EOPNOTSUPP;
 	/* Without O_NONBLOCK, poll() gives POLLERR. */
 	uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);

@@ -513,7 +513,7 @@ TEST_F(uapi, memory_that_does_not_come)
 	struct tern other;
 	int uffd;
 
-	if (access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
+	if (!tern_has_userfaultfd())
 		SKIP(return, "the kernel has no userfaultfd");
 	load.p = unresolved_memory(t, &uffd);
 	ASSERT_NE(NULL, load.p);
@@ -558,7 +558,7 @@ TEST_F(uapi, exit_with_memory_that_does_not_come)
 	char byte;
 	pid_t child;
 
-	if (access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
+	if (!tern_has_userfaultfd())
 		SKIP(return, "the kernel has no userfaultfd");
 	ASSERT_EQ(0, pipe(started));
 	child = fork();
