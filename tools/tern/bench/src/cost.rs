@@ -2,9 +2,11 @@
 
 //! What is measured the same way in instructions and in time.
 
+use std::io;
+
 use anyhow::{ensure, Result};
 use tern::Stats;
-use tern_bench::measured::{Drivers, Large, Random, Sizes, Ways};
+use tern_bench::measured::{Drivers, Large, Random, Sizes, There, Ways};
 
 use crate::dmirror::Mirror;
 use crate::gpu::{Gpu, Plan};
@@ -42,7 +44,7 @@ fn median_of_rounds(rounds: usize, one: impl Fn() -> Result<Ways>) -> Result<Way
 pub fn drivers(measure: Measure, length: usize, rounds: usize) -> Result<Drivers> {
     let (gpu, mirror) = (Gpu::new()?, Mirror::open()?);
     Ok(Drivers {
-        tern: sizes(rounds, |pages| tern(&gpu, measure, length, pages))?,
+        tern: sizes(rounds, |pages| tern(&gpu, measure, length, pages, pages))?,
         test_hmm: peer(&mirror, measure, length, rounds)?,
     })
 }
@@ -72,16 +74,17 @@ fn step(pages: Pages) -> usize {
     }
 }
 
-/// The device touches each block of 2 MiB by a lane of its own, then the CPU each page.
+/// The device touches each block of 2 MiB by a lane of its own, then the CPU each page. The memory
+/// is made of `pages`, and moves as `moving`.
 ///
 /// To the device, it is the cost of a dispatch that faults above that of the same dispatch when
 /// all is there: from the faults to their replay, with the interrupt and all that it wakes.
-fn tern(gpu: &Gpu, measure: Measure, length: usize, pages: Pages) -> Result<Ways> {
+fn tern(gpu: &Gpu, measure: Measure, length: usize, pages: Pages, moving: Pages) -> Result<Ways> {
     let mut region = Region::new(length, pages)?;
     region.fill();
     let plan = gpu.plan(&region.words_at(HUGE))?;
-    let trip = trip(gpu, measure, &region, &plan, pages)?;
-    let folios = (length / step(pages)) as u64;
+    let trip = trip(gpu, measure, &region, &plan, moving)?;
+    let folios = (length / step(moving)) as u64;
     ensure!(
         trip.there == folios && trip.back == folios,
         "{} of {folios} folios moved to the device and {} back",
@@ -133,19 +136,28 @@ fn trip(gpu: &Gpu, measure: Measure, region: &Region, plan: &Plan, pages: Pages)
         Ok(())
     })?;
 
-    let (there, back) = match pages {
-        Pages::Huge => (moved.to_device_huge, back.to_system_huge),
-        Pages::Large => (moved.to_device_mid, back.to_system_mid),
-        Pages::Single => (moved.to_device_small, back.to_system_small),
+    let back = match pages {
+        Pages::Huge => back.to_system_huge,
+        Pages::Large => back.to_system_mid,
+        Pages::Single => back.to_system_small,
     };
     Ok(Trip {
         cost: Ways {
             to_device,
             to_system: touched - here,
         },
-        there,
+        there: arrived(&moved, pages),
         back,
     })
+}
+
+/// How many of such pages moved to the device.
+fn arrived(moved: &Stats, pages: Pages) -> u64 {
+    match pages {
+        Pages::Huge => moved.to_device_huge,
+        Pages::Large => moved.to_device_mid,
+        Pages::Single => moved.to_device_small,
+    }
 }
 
 /// Round trips before the one that shows whether folios are still whole.
@@ -159,7 +171,9 @@ const TRIPS: usize = 10;
 /// Where something fails, or does not move whole from the start.
 pub fn large(measure: Measure, rounds: usize) -> Result<Large> {
     let gpu = Gpu::new()?;
-    let cost = median_of_rounds(rounds, || tern(&gpu, measure, HUGE, Pages::Large))?;
+    let cost = median_of_rounds(rounds, || {
+        tern(&gpu, measure, HUGE, Pages::Large, Pages::Large)
+    })?;
 
     let mut region = Region::new(HUGE, Pages::Large)?;
     region.fill();
@@ -173,7 +187,85 @@ pub fn large(measure: Measure, rounds: usize) -> Result<Large> {
         cost,
         folios: (HUGE / LARGE) as u64,
         whole: last.there.min(last.back),
+        there: there(&gpu, measure, rounds, Pages::Large)?,
+        there_single: there(&gpu, measure, rounds, Pages::Single)?,
     })
+}
+
+/// Moves 2 MiB in folios of 64 KiB there and back as the driver does that splits them, `rounds`
+/// times, an odd number, each time new ones.
+///
+/// # Errors
+///
+/// Where something fails, or the driver moves them whole.
+pub fn split(measure: Measure, rounds: usize) -> Result<Ways> {
+    let gpu = Gpu::new()?;
+    median_of_rounds(rounds, || {
+        tern(&gpu, measure, HUGE, Pages::Large, Pages::Single)
+    })
+}
+
+/// Forks and unmaps with 2 MiB on the device, `rounds` times, an odd number.
+fn there(gpu: &Gpu, measure: Measure, rounds: usize, pages: Pages) -> Result<There> {
+    // The first is for what is made once.
+    fork_and_unmap(gpu, measure, pages)?;
+    let costs: Result<Vec<_>> = (0..rounds)
+        .map(|_| fork_and_unmap(gpu, measure, pages))
+        .collect();
+    let costs = costs?;
+    Ok(There {
+        fork: median(costs.iter().map(|cost| cost.fork).collect()),
+        unmap: median(costs.iter().map(|cost| cost.unmap).collect()),
+    })
+}
+
+/// The cost of a fork is that above a fork without the memory.
+fn fork_and_unmap(gpu: &Gpu, measure: Measure, pages: Pages) -> Result<There> {
+    let mut region = Region::new(HUGE, pages)?;
+    let plan = gpu.plan(&region.words_at(HUGE))?;
+    let without = measure(&mut fork)?;
+    region.fill();
+    let (_, moved) = faults(gpu, measure, &plan, plan.count())?;
+    let (moved, folios) = (arrived(&moved, pages), (HUGE / step(pages)) as u64);
+    ensure!(
+        moved == folios,
+        "{moved} of {folios} folios moved to the device"
+    );
+    let before = gpu.stats()?;
+    let with = measure(&mut fork)?;
+    let mut region = Some(region);
+    let unmap = measure(&mut || {
+        region.take();
+        Ok(())
+    })?;
+    let back = gpu.stats()? - before;
+    ensure!(
+        back.to_system_mid + back.to_system_small == 0,
+        "memory came back from the device meanwhile"
+    );
+    Ok(There {
+        fork: with - without,
+        unmap,
+    })
+}
+
+/// Forks a child and waits for its end.
+fn fork() -> Result<()> {
+    let mut status = 0;
+    // SAFETY: the child calls nothing but `_exit`, and `status` outlives the wait for it.
+    let reaped = unsafe {
+        match libc::fork() {
+            0 => libc::_exit(0),
+            child if child > 0 => libc::waitpid(child, &mut status, 0),
+            _ => -1,
+        }
+    };
+    ensure!(
+        reaped > 0 && status == 0,
+        "cannot fork: {}",
+        io::Error::last_os_error()
+    );
+    Ok(())
 }
 
 /// The same with `lib/test_hmm`, to whose device memory is moved by a call.

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use anyhow::{ensure, Result};
-use tern_bench::measured::{Counts, Growth, Section, TestHmm};
+use tern_bench::measured::{Counts, Growth, Section, TestHmm, Ways};
 
 use crate::cost;
 use crate::counter;
@@ -41,6 +41,16 @@ pub fn counts() -> Result<Counts> {
         random: cost::random(|action| counter::count(action), 3)?,
         sections,
     })
+}
+
+/// Counts what folios of 64 KiB take where the driver splits them.
+///
+/// # Errors
+///
+/// Where something fails, nobody counts, or they move whole.
+pub fn split() -> Result<Ways> {
+    counter::check()?;
+    cost::split(|action| counter::count(action), ROUNDS)
 }
 
 /// Counts what `lib/test_hmm` takes, which is loaded from the file `module`.

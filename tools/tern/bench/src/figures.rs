@@ -6,7 +6,9 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::measured::{Counts, Drivers, Growth, Large, Metadata, Random, Sizes, Times, Ways};
+use crate::measured::{
+    Counts, Drivers, Growth, Large, Metadata, Random, Sizes, There, Times, Ways,
+};
 
 /// A thing that was measured, beside the same thing of a peer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -96,12 +98,19 @@ const METADATA_KIB: f64 = 1024.0;
 /// Bytes of the device's page table for 1 GiB of single pages: 8 for each.
 const PAGE_TABLE: f64 = 8.0 * (1 << 18) as f64;
 
-/// All figures. `series` and `base` are what `lib/test_hmm` takes on the two kernels when it does
-/// not ask for large folios.
-pub fn figures(counts: &Counts, times: &Times, series: &Sizes, base: &Sizes) -> Vec<Figure> {
+/// All figures. `split` is what folios of 64 KiB take where the driver splits them, `series` and
+/// `base` what `lib/test_hmm` takes on the two kernels when it does not ask for large folios.
+pub fn figures(
+    counts: &Counts,
+    times: &Times,
+    split: &Ways,
+    series: &Sizes,
+    base: &Sizes,
+) -> Vec<Figure> {
     let mut all = instructions(&counts.move_2m);
     all.extend(unasked(series, base));
-    all.extend(large(&counts.large, &counts.move_2m.tern.single));
+    all.extend(large(&counts.large, &counts.move_2m.tern.single, split));
+    all.extend(there(&counts.large));
     all.extend(growth(&counts.growth));
     all.extend(random(&counts.random, "instructions", 1.0));
     all.extend(moved(&times.moved, times.mib));
@@ -166,8 +175,9 @@ fn unasked(series: &Sizes, base: &Sizes) -> Vec<Figure> {
     ]
 }
 
-/// Folios of 64 KiB against as many bytes in single pages, and whether they stay whole.
-fn large(of: &Large, single: &Ways) -> Vec<Figure> {
+/// Folios of 64 KiB against as many bytes in single pages and against what it takes to split them,
+/// and whether they stay whole.
+fn large(of: &Large, single: &Ways, split: &Ways) -> Vec<Figure> {
     let cost = |name: &str, large, single| {
         Figure::new(name, "instructions", large)
             .against(single)
@@ -180,9 +190,19 @@ fn large(of: &Large, single: &Ways) -> Vec<Figure> {
             single.to_device,
         ),
         cost(
+            "  against the same where they are split",
+            of.cost.to_device,
+            split.to_device,
+        ),
+        cost(
             "32 folios of 64 KiB to system, against 512 single pages",
             of.cost.to_system,
             single.to_system,
+        ),
+        cost(
+            "  against the same where they were split",
+            of.cost.to_system,
+            split.to_system,
         ),
         Figure::new(
             "  of which move whole after ten round trips",
@@ -190,6 +210,20 @@ fn large(of: &Large, single: &Ways) -> Vec<Figure> {
             of.whole as f64,
         )
         .at_least(of.folios as f64),
+    ]
+}
+
+/// What folios of 64 KiB cost while they are on the device, against single pages.
+fn there(of: &Large) -> Vec<Figure> {
+    let (whole, single): (There, There) = (of.there, of.there_single);
+    let figure = |name: &str, whole, single| {
+        let name =
+            format!("{name} with 32 folios of 64 KiB on the device, against 512 single pages");
+        Figure::new(name, "instructions", whole).against(single)
+    };
+    vec![
+        figure("fork and exit", whole.fork, single.fork),
+        figure("munmap", whole.unmap, single.unmap),
     ]
 }
 
@@ -412,13 +446,14 @@ mod tests {
             cost: ways(1.0, 2.0),
             folios: 32,
             whole,
+            ..Large::default()
         };
         let met = |whole| -> Vec<_> {
-            let figures = large(&of(whole), &ways(6.0, 11.0));
+            let figures = large(&of(whole), &ways(6.0, 11.0), &ways(5.0, 12.0));
             figures.iter().map(|figure| figure.met.unwrap()).collect()
         };
-        assert_eq!(met(32), [true, false, true]);
-        assert_eq!(met(31), [true, false, false]);
+        assert_eq!(met(32), [true, false, false, true, true]);
+        assert_eq!(met(31), [true, false, false, true, false]);
     }
 
     #[test]

@@ -25,6 +25,8 @@ use clap::Parser;
 enum Arguments {
     /// Instructions, in a guest with one processor and the plugin tern-count.
     Counts,
+    /// Instructions for folios of 64 KiB that are split, on a driver with mthp=0.
+    Split,
     /// Instructions of test_hmm alone, which needs no Tern GPU.
     TestHmm {
         /// File of the module, which is loaded in place of the kernel's own.
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let json = match arguments {
         Arguments::Counts => serde_json::to_string(&counts::counts()?)?,
+        Arguments::Split => serde_json::to_string(&counts::split()?)?,
         Arguments::TestHmm { module } => serde_json::to_string(&counts::test_hmm(module)?)?,
         Arguments::Times => serde_json::to_string(&times::times()?)?,
     };

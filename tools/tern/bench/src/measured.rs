@@ -40,6 +40,19 @@ pub struct Large {
     pub folios: u64,
     /// How many still move whole, there and back, after they were moved ten times.
     pub whole: u64,
+    /// What is done to them on the device.
+    pub there: There,
+    /// The same with single pages.
+    pub there_single: There,
+}
+
+/// Cost of what a process does with 2 MiB that are on the device and stay there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct There {
+    /// A child is forked and exits.
+    pub fork: f64,
+    /// The memory is unmapped.
+    pub unmap: f64,
 }
 
 /// Cost of a number of random pages that the device faults on.

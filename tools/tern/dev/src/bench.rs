@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The figures: what `tern-bench` measures in four guests, joined.
+//! The figures: what `tern-bench` measures in five guests, joined.
 //!
 //! Instructions are counted in a guest with one processor, by a plugin of QEMU, and with a virtual
 //! GPU that works while its driver waits for the register write, so that they are the same each
-//! time. Two more guests count what `lib/test_hmm` takes with the series and without it. Times are
+//! time; once more with a driver that splits folios of 64 KiB. Two more guests count what `lib/test_hmm` takes with the series and without it. Times are
 //! taken in a guest as it usually is.
 
 use std::fs;
@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::{ensure, Context, Result};
 use serde::de::DeserializeOwned;
 use tern_bench::figures::{figures, table};
-use tern_bench::measured::{Counts, Section, Sizes, TestHmm, Times};
+use tern_bench::measured::{Counts, Section, Sizes, TestHmm, Times, Ways};
 use tern_bench::profile::{self, Symbols};
 use tern_paths::shown;
 
@@ -39,9 +39,12 @@ pub fn bench(places: &Places, kernel: Kernel, machine: &Machine) -> Result<ExitC
     let (built, _in_use) = kernel::ready(places, kernel)?;
     let counts: Counts = measure(places, &built, machine, &["counts"], &counting(places))?;
     let profiles = profiles(places, &built, &counts.sections)?;
+    let mut splitting = counting(places).to_vec();
+    splitting.push("--append=tern.mthp=0".into());
+    let split: Ways = measure(places, &built, machine, &["split"], &splitting)?;
     let times: Times = measure(places, &built, machine, &["times"], &[])?;
 
-    let figures = figures(&counts, &times, &series, &base);
+    let figures = figures(&counts, &times, &split, &series, &base);
     let json = serde_json::to_string_pretty(&figures)?;
     write(&places.build.join("bench.json"), &(json + "\n"))?;
     let profiles = profiles + &series_profiles + &base_profiles;

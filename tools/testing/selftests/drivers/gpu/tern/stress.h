@@ -301,8 +301,7 @@ static inline void count_effect(struct region *r, enum effect which, unsigned lo
 	__atomic_fetch_add(&r->round->shared->report.effects[which], count, __ATOMIC_RELAXED);
 }
 
-#define CGROUPS "/sys/fs/cgroup"
-#define CGROUP CGROUPS "/tern-stress"
+#define CGROUP TERN_CGROUPS "/tern-stress"
 
 void system_prepare(void);
 void system_restore(void);
@@ -311,8 +310,6 @@ unsigned int system_sizes(void);
 void system_set_sizes(unsigned int sizes);
 bool system_write(const char *path, const char *value);
 bool system_enter_cgroup(void);
-unsigned long system_number(const char *path);
-unsigned long system_count(const char *path, const char *name);
 unsigned long system_left_bytes(void);
 bool system_remove_cgroup(void);
 

@@ -10,7 +10,7 @@
 
 static bool has_swap(void)
 {
-	return system_count("/proc/meminfo", "SwapTotal:");
+	return tern_count("/proc/meminfo", "SwapTotal:");
 }
 
 static bool has_node(void)
@@ -113,7 +113,7 @@ void effects_begin(void)
 	memset(ops, 0, sizeof(ops));
 	for (int i = 0; i < NR_EFFECTS; i++) {
 		if (types[i].path)
-			first[i] = system_count(types[i].path, types[i].name);
+			first[i] = tern_count(types[i].path, types[i].name);
 	}
 }
 
@@ -138,7 +138,7 @@ bool effects_end(void)
 		if (type->needs && !type->needs->is_there())
 			continue;
 		if (type->path)
-			effects[i] = system_count(type->path, type->name) - first[i];
+			effects[i] = tern_count(type->path, type->name) - first[i];
 		missed = !effects[i] && ops[type->kind] >= type->ops;
 		ksft_print_msg("%lu %s%s (%lu x %s)\n", effects[i], type->name,
 			       missed ? ", which is too few" : "", ops[type->kind],

@@ -494,7 +494,7 @@ static void op_limit(struct region *r, unsigned int arg)
 	if (!r->round->cgroup)
 		return;
 	snprintf(path, sizeof(path), "%s/memory.current", r->round->cgroup);
-	current = system_number(path);
+	current = tern_number(path);
 	snprintf(path, sizeof(path), "%s/memory.high", r->round->cgroup);
 	snprintf(value, sizeof(value), "%lu", current - current / 64 * (1 + arg % 4));
 	shadow_enter(r);

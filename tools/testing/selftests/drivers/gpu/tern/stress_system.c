@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Settings of the kernel that a run needs, which are as before when it is over. */
 #include <dirent.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
 
 #include "stress.h"
 
@@ -80,50 +78,10 @@ const char *system_cgroup(void)
 	return has_cgroup ? CGROUP : NULL;
 }
 
-static void make_cgroup(void)
-{
-	if (access(CGROUPS "/cgroup.procs", F_OK) &&
-	    mount("cgroup2", CGROUPS, "cgroup2", 0, NULL))
-		return;
-	system_write(CGROUPS "/cgroup.subtree_control", "+memory");
-	if (mkdir(CGROUP, 0755) && errno != EEXIST)
-		return;
-	has_cgroup = !access(CGROUP "/memory.high", W_OK);
-}
-
 /* Has this process, and children that it gets, use memory of the cgroup. */
 bool system_enter_cgroup(void)
 {
 	return system_write(CGROUP "/cgroup.procs", "0");
-}
-
-/* The number in a file; 0 if there is none. */
-unsigned long system_number(const char *path)
-{
-	FILE *file = fopen(path, "r");
-	unsigned long number = 0;
-
-	if (file && fscanf(file, "%lu", &number) != 1)
-		number = 0;
-	if (file)
-		fclose(file);
-	return number;
-}
-
-/* The number behind @name in a file with lines of both; 0 if there is none. */
-unsigned long system_count(const char *path, const char *name)
-{
-	FILE *file = fopen(path, "r");
-	unsigned long count = 0, number;
-	char line[256], found[64];
-
-	while (file && fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%63s %lu", found, &number) == 2 && !strcmp(found, name))
-			count = number;
-	}
-	if (file)
-		fclose(file);
-	return count;
 }
 
 /* Bytes of anonymous memory on the lists of the cgroup. */
@@ -131,9 +89,9 @@ static unsigned long count_left(void)
 {
 	/* What is in the swap cache for nobody goes. */
 	system_write(CGROUP "/memory.high", "0");
-	return system_count(CGROUP "/memory.stat", "active_anon") +
-	       system_count(CGROUP "/memory.stat", "inactive_anon") +
-	       system_count(CGROUP "/memory.stat", "unevictable");
+	return tern_count(CGROUP "/memory.stat", "active_anon") +
+	       tern_count(CGROUP "/memory.stat", "inactive_anon") +
+	       tern_count(CGROUP "/memory.stat", "unevictable");
 }
 
 /*
@@ -180,7 +138,7 @@ void system_prepare(void)
 	set(KSM "pages_to_scan", "2000");
 	set(KSM "sleep_millisecs", "20");
 	set(KSM "run", "1");
-	make_cgroup();
+	has_cgroup = !tern_make_cgroup(CGROUP);
 }
 
 void system_restore(void)

@@ -19,6 +19,8 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -399,6 +401,52 @@ static inline int tern_put(const char *path, const char *value)
 	ret = write(fd, value, strlen(value)) < 0 ? -errno : 0;
 	close(fd);
 	return ret;
+}
+
+/* The number in a file; 0 if there is none. */
+static inline unsigned long tern_number(const char *path)
+{
+	FILE *file = fopen(path, "r");
+	unsigned long number = 0;
+
+	if (file && fscanf(file, "%lu", &number) != 1)
+		number = 0;
+	if (file)
+		fclose(file);
+	return number;
+}
+
+/* The number behind @name in a file with lines of both; 0 if there is none. */
+static inline unsigned long tern_count(const char *path, const char *name)
+{
+	FILE *file = fopen(path, "r");
+	unsigned long count = 0, number;
+	char line[256], found[64];
+
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%63s %lu", found, &number) == 2 && !strcmp(found, name))
+			count = number;
+	}
+	if (file)
+		fclose(file);
+	return count;
+}
+
+#define TERN_CGROUPS "/sys/fs/cgroup"
+
+/* Makes @path, in the directory above, a cgroup that limits memory. An error if there are none. */
+static inline int tern_make_cgroup(const char *path)
+{
+	char limit[96];
+
+	if (access(TERN_CGROUPS "/cgroup.procs", F_OK) &&
+	    mount("cgroup2", TERN_CGROUPS, "cgroup2", 0, NULL))
+		return -errno;
+	tern_put(TERN_CGROUPS "/cgroup.subtree_control", "+memory");
+	if (mkdir(path, 0755) && errno != EEXIST)
+		return -errno;
+	snprintf(limit, sizeof(limit), "%s/memory.high", path);
+	return access(limit, W_OK) ? -errno : 0;
 }
 
 /* Orders of large folios of anonymous memory. */
