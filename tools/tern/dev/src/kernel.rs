@@ -53,7 +53,7 @@ impl Kernel {
     /// How many times as long as on the others tests take on it, at most.
     pub fn time_factor(self) -> u32 {
         match self {
-            Self::Debug | Self::BaseDebug => 8,
+            Self::Debug | Self::BaseDebug => 16,
             Self::Tern | Self::Base | Self::Release => 1,
         }
     }
