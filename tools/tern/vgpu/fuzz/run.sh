@@ -17,7 +17,7 @@ fuzz=$top/tools/tern/vgpu/fuzz
 out=$top/build/fuzz
 what=$1
 shift
-[ $# -gt 0 ] || set -- registers rings tables code
+[ $# -gt 0 ] || set -- registers regions rings tables code
 
 export RUSTC_BOOTSTRAP=1 CXX=${CXX:-clang++}
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module \

@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
 use crate::hw;
@@ -15,15 +14,31 @@ const VECTORS: usize = hw::VECTORS as usize;
 #[derive(Default)]
 struct Vectors {
     files: [Option<File>; VECTORS],
-    /// Vectors raised while they had no file, a bit each, as in the pending-bit array.
+    /// Vectors that were raised and not yet delivered, a bit each, as in the pending-bit array.
     pending: u64,
+    /// Command.BusMaster of the configuration space.
+    master: bool,
+}
+
+impl Vectors {
+    /// Delivers what is pending, as far as it can be.
+    fn deliver(&mut self) {
+        if !self.master {
+            return;
+        }
+        for (vector, file) in self.files.iter_mut().enumerate() {
+            if let (true, Some(file)) = (self.pending >> vector & 1 != 0, file) {
+                signal(file);
+                self.pending &= !(1 << vector);
+            }
+        }
+    }
 }
 
 /// The interrupt vectors.
 #[derive(Default)]
 pub struct Irqs {
     vectors: Mutex<Vectors>,
-    master: AtomicBool,
 }
 
 fn signal(file: &mut File) {
@@ -36,40 +51,42 @@ fn signal(file: &mut File) {
 impl Irqs {
     /// Allows or forbids interrupts, which are memory writes as far as PCI is concerned.
     pub fn set_master(&self, on: bool) {
-        self.master.store(on, Ordering::Release);
-    }
-
-    /// Raises a vector. Without a file for it, it becomes pending.
-    pub fn raise(&self, vector: u32) {
-        if !self.master.load(Ordering::Acquire) {
-            return;
-        }
         let mut vectors = lock(&self.vectors);
-        match vectors.files.get_mut(vector as usize) {
-            Some(Some(file)) => signal(file),
-            Some(None) => vectors.pending |= 1 << vector,
-            None => {}
+        vectors.master = on;
+        vectors.deliver();
+    }
+
+    /// Raises a vector, unless interrupts are forbidden. Without a file for it, it becomes pending.
+    /// Other numbers are ignored.
+    pub fn raise(&self, vector: u32) {
+        let mut vectors = lock(&self.vectors);
+        if vectors.master && vector < hw::VECTORS {
+            vectors.pending |= 1 << vector;
+            vectors.deliver();
         }
     }
 
-    /// Sets or removes the file of a vector. One that is pending is raised now. Other numbers are
-    /// ignored.
+    /// Sets or removes the file of a vector. Other numbers are ignored.
     pub fn set(&self, vector: u32, file: Option<File>) {
         let mut vectors = lock(&self.vectors);
-        let raise = vectors.pending >> vector.min(63) & 1 != 0 && file.is_some();
-        let Some(slot) = vectors.files.get_mut(vector as usize) else {
-            return;
-        };
-        *slot = file;
-        if let (true, Some(file)) = (raise, slot) {
-            signal(file);
-            vectors.pending &= !(1 << vector);
+        if let Some(slot) = vectors.files.get_mut(vector as usize) {
+            *slot = file;
+            vectors.deliver();
         }
     }
 
     /// Removes all files and forgets what is pending.
     pub fn clear(&self) {
-        *lock(&self.vectors) = Vectors::default();
+        let mut vectors = lock(&self.vectors);
+        vectors.files = Default::default();
+        vectors.pending = 0;
+    }
+
+    /// Forbids interrupts and forgets what is pending, as a reset of the function does.
+    pub fn reset(&self) {
+        let mut vectors = lock(&self.vectors);
+        vectors.master = false;
+        vectors.pending = 0;
     }
 
     /// The pending-bit array.

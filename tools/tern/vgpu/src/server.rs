@@ -51,16 +51,26 @@ fn region(index: u32, size: u64, mapped: Option<(&File, u64)>) -> ServerRegion {
     }
 }
 
+/// Size of a region, 0 if there is none.
+fn size(device: &Device, index: u32) -> u64 {
+    match index {
+        hw::BAR_REGS => hw::REGS_SIZE as u64,
+        hw::BAR_VRAM => device.core.options.aperture,
+        hw::BAR_MSIX => config::MSIX_BAR_SIZE,
+        VFIO_PCI_CONFIG_REGION_INDEX => config::SIZE as u64,
+        _ => 0,
+    }
+}
+
 fn regions(device: &Device) -> Vec<ServerRegion> {
-    let aperture = device.core.options.aperture;
-    let bells = (&device.bells, hw::DOORBELL_BASE as u64);
     (0..VFIO_PCI_NUM_REGIONS)
-        .map(|index| match index {
-            hw::BAR_REGS => region(index, hw::REGS_SIZE as u64, Some(bells)),
-            hw::BAR_VRAM => region(index, aperture, Some((&device.vram, 0))),
-            hw::BAR_MSIX => region(index, config::MSIX_BAR_SIZE, None),
-            VFIO_PCI_CONFIG_REGION_INDEX => region(index, config::SIZE as u64, None),
-            _ => region(index, 0, None),
+        .map(|index| {
+            let mapped = match index {
+                hw::BAR_REGS => Some((&device.bells, hw::DOORBELL_BASE as u64)),
+                hw::BAR_VRAM => Some((&device.vram, 0)),
+                _ => None,
+            };
+            region(index, size(device, index), mapped)
         })
         .collect()
 }
@@ -108,19 +118,15 @@ impl Socket {
     ///
     /// If the connection breaks in the middle of a message.
     pub fn serve(&self) -> Result<(), vfio_user::Error> {
-        let mut backend = Backend {
-            device: self.device.clone(),
-            config: Config::new(),
-            gone: false,
-        };
+        let mut backend = Backend::new(&self.device);
         let result = self.server.run(&mut backend);
         backend.disconnect();
         result
     }
 }
 
-/// One connection.
-struct Backend {
+/// One connection: what the device does for each kind of message.
+pub struct Backend {
     device: Arc<Device>,
     config: Config,
     /// The device was seen to be gone, and stopped.
@@ -132,6 +138,24 @@ fn invalid() -> Error {
 }
 
 impl Backend {
+    /// Makes one for a client that has just connected.
+    pub fn new(device: &Arc<Device>) -> Self {
+        Self {
+            device: device.clone(),
+            config: Config::new(),
+            gone: false,
+        }
+    }
+
+    /// Fails unless `len` bytes at `offset`, at least one, are all in a region.
+    fn check(&self, region: u32, offset: u64, len: usize) -> Result<(), Error> {
+        let end = offset.checked_add(len as u64);
+        match end.filter(|end| *end <= size(&self.device, region)) {
+            Some(_) if len > 0 => Ok(()),
+            _ => Err(invalid()),
+        }
+    }
+
     fn set_master(&self, on: bool) {
         self.device.core.bus.set_master(on);
         self.device.core.irqs.set_master(on);
@@ -153,7 +177,8 @@ impl Backend {
     fn full_reset(&mut self) {
         self.device.reset();
         self.config = Config::new();
-        self.set_master(false);
+        self.device.core.bus.set_master(false);
+        self.device.core.irqs.reset();
     }
 
     fn disconnect(&mut self) {
@@ -171,54 +196,47 @@ impl Backend {
         Ok(())
     }
 
-    fn read_regs(&self, offset: u64, data: &mut [u8]) -> Result<(), Error> {
+    fn read_regs(&self, offset: u64, data: &mut [u8]) {
         if let Some(run) = self.device.core.bells.run(offset, data.len() as u64) {
-            run.read_bytes(data);
-            return Ok(());
+            return run.read_bytes(data);
         }
         let value = self.device.read(offset as usize, data.len());
-        let bytes = value.to_le_bytes();
-        data.copy_from_slice(bytes.get(..data.len()).ok_or_else(invalid)?);
-        Ok(())
+        data.fill(0);
+        for (byte, value) in data.iter_mut().zip(value.to_le_bytes()) {
+            *byte = value;
+        }
     }
 
-    fn write_regs(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+    fn write_regs(&self, offset: u64, data: &[u8]) {
         if let Some(run) = self.device.core.bells.run(offset, data.len() as u64) {
-            match data.try_into() {
+            return match data.try_into() {
                 Ok(word) if offset % 8 == 0 => run.store(0, u64::from_le_bytes(word)),
                 _ => run.write_bytes(data),
-            }
-            return Ok(());
+            };
         }
-        let mut bytes = [0; 8];
-        bytes
-            .get_mut(..data.len())
-            .ok_or_else(invalid)?
-            .copy_from_slice(data);
-        self.device
-            .write(offset as usize, data.len(), u64::from_le_bytes(bytes));
-        Ok(())
+        let mut value = [0; 8];
+        for (byte, data) in value.iter_mut().zip(data) {
+            *byte = *data;
+        }
+        let value = u64::from_le_bytes(value);
+        self.device.write(offset as usize, data.len(), value);
     }
 }
 
 impl ServerBackend for Backend {
     fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), Error> {
+        self.check(region, offset, data.len())?;
         match region {
-            VFIO_PCI_CONFIG_REGION_INDEX => self.config.read(offset, data).ok_or_else(invalid),
+            VFIO_PCI_CONFIG_REGION_INDEX => self.config.read(offset, data).ok_or_else(invalid)?,
             // What a bus answers for a device that does not.
-            hw::BAR_REGS if self.has_vanished() => {
-                data.fill(0xff);
-                Ok(())
-            }
-            hw::BAR_REGS if offset < hw::REGS_SIZE as u64 => self.read_regs(offset, data),
+            hw::BAR_REGS if self.has_vanished() => data.fill(0xff),
+            hw::BAR_REGS => self.read_regs(offset, data),
             hw::BAR_VRAM => {
                 let dma = self.device.core.bus.dma();
                 let run = dma.whole(false, offset, data.len() as u64, false);
                 run.ok_or_else(invalid)?.read_bytes(data);
-                Ok(())
             }
             hw::BAR_MSIX => {
-                data.fill(0);
                 let pending = self.device.core.irqs.pending().to_le_bytes();
                 for (at, byte) in (offset..).zip(data) {
                     let bit = at.checked_sub(config::MSIX_PENDING);
@@ -226,27 +244,28 @@ impl ServerBackend for Backend {
                         .and_then(|i| pending.get(i as usize).copied())
                         .unwrap_or(0);
                 }
-                Ok(())
             }
-            _ => Err(invalid()),
+            _ => return Err(invalid()),
         }
+        Ok(())
     }
 
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Error> {
+        self.check(region, offset, data.len())?;
         match region {
-            VFIO_PCI_CONFIG_REGION_INDEX => self.write_config(offset, data),
-            hw::BAR_REGS if self.has_vanished() => Ok(()),
-            hw::BAR_REGS if offset < hw::REGS_SIZE as u64 => self.write_regs(offset, data),
+            VFIO_PCI_CONFIG_REGION_INDEX => self.write_config(offset, data)?,
+            hw::BAR_REGS if self.has_vanished() => {}
+            hw::BAR_REGS => self.write_regs(offset, data),
             hw::BAR_VRAM => {
                 let dma = self.device.core.bus.dma();
                 let run = dma.whole(false, offset, data.len() as u64, true);
                 run.ok_or_else(invalid)?.write_bytes(data);
-                Ok(())
             }
             // The other end keeps the MSI-X table itself.
-            hw::BAR_MSIX => Ok(()),
-            _ => Err(invalid()),
+            hw::BAR_MSIX => {}
+            _ => return Err(invalid()),
         }
+        Ok(())
     }
 
     fn dma_map(

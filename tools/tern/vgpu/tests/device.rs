@@ -102,6 +102,8 @@ fn registers_have_no_other_widths() {
         (hw::REG_ID, 8),
         (hw::REG_ID + 2, 2),
         (hw::REG_ID + 2, 4),
+        (hw::REG_ID, 16),
+        (hw::DOORBELL_BASE - 4, 8),
         (hw::REG_AS_BASE, 1),
         (hw::REG_AS_BASE, 2),
         (hw::REG_AS_BASE, 3),
@@ -332,31 +334,49 @@ fn nothing_happens_without_bus_mastering() {
     }
 }
 
-#[test]
-fn a_masked_interrupt_is_kept() {
-    let mut guest = Guest::new(options());
-    // No file: the vector is masked.
-    guest
-        .client
-        .set_irqs(2, (1 << 2) | (1 << 5), hw::VECTOR_COPY, 1, &[])
-        .unwrap();
+/// Completes a copy whose interrupt is masked.
+fn copy_masked(guest: &mut Guest) {
+    guest.mask(hw::VECTOR_COPY, true);
     let fence = guest.copy(0, copy(hw::OP_NOP | hw::OP_IRQ, 0, 0, 0));
     guest.wait_fence(fence);
     guest.until("the pending bit", |guest| {
-        let mut pending = [0];
-        guest
-            .client
-            .region_read(hw::BAR_MSIX, 0x800, &mut pending)
-            .unwrap();
-        pending[0] == 1 << hw::VECTOR_COPY
+        guest.pending() == 1 << hw::VECTOR_COPY
     });
-    use std::os::fd::AsRawFd;
-    let fd = guest.irqs[hw::VECTOR_COPY as usize].as_raw_fd();
-    guest
-        .client
-        .set_irqs(2, (1 << 2) | (1 << 5), hw::VECTOR_COPY, 1, &[fd])
-        .unwrap();
+}
+
+#[test]
+fn a_masked_interrupt_is_kept() {
+    let mut guest = Guest::new(options());
+    copy_masked(&mut guest);
+    guest.mask(hw::VECTOR_COPY, false);
     assert_eq!(guest.interrupts(hw::VECTOR_COPY), 1);
+    assert_eq!(guest.pending(), 0);
+}
+
+#[test]
+fn a_masked_interrupt_waits_for_the_bus_master() {
+    let mut guest = Guest::new(options());
+    copy_masked(&mut guest);
+    guest.set_master(false);
+    guest.mask(hw::VECTOR_COPY, false);
+    assert_eq!(guest.interrupts(hw::VECTOR_COPY), 0);
+    assert_eq!(guest.pending(), 1 << hw::VECTOR_COPY);
+    guest.set_master(true);
+    assert_eq!(guest.interrupts(hw::VECTOR_COPY), 1);
+    assert_eq!(guest.pending(), 0);
+}
+
+#[test]
+fn a_reset_forgets_masked_interrupts() {
+    for reset in [Guest::function_level_reset, Guest::slot_reset] {
+        let mut guest = Guest::new(options());
+        copy_masked(&mut guest);
+        reset(&mut guest);
+        assert_eq!(guest.pending(), 0);
+        guest.mask(hw::VECTOR_COPY, false);
+        guest.set_master(true);
+        assert_eq!(guest.interrupts(hw::VECTOR_COPY), 0);
+    }
 }
 
 #[test]

@@ -17,6 +17,9 @@ pub const RAM: u64 = 0x10_0000;
 pub const RAM_SIZE: u64 = 256 << 10;
 /// System address of a page that the device must not write.
 pub const READ_ONLY: u64 = 0x20_0000;
+const VRAM: u64 = 4 << 20;
+/// The part of VRAM that the guest can map.
+pub const APERTURE: u64 = 2 << 20;
 /// Bytes of the file behind the guest's memory, before and behind it, that are not the guest's.
 const MARGIN: u64 = 4096;
 /// What is in the margins and in the read-only page.
@@ -92,8 +95,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Machine {
     fn new() -> Self {
         let running = Running::new(Options {
-            vram: 2 << 20,
-            aperture: 2 << 20,
+            vram: VRAM,
+            aperture: APERTURE,
             resident: 64,
             synchronous: true,
             ..Options::default()
@@ -132,7 +135,7 @@ impl Machine {
     }
 
     /// The device.
-    pub fn device(&self) -> &Device {
+    pub fn device(&self) -> &Arc<Device> {
         self.running.device()
     }
 
@@ -161,7 +164,7 @@ impl Machine {
     /// Writes a word of VRAM.
     pub fn store_vram(&self, offset: u64, value: u64) {
         let dma = self.device().core.bus.dma();
-        let run = dma.vram(offset % (2 << 20) & !7, 8).unwrap();
+        let run = dma.vram(offset % VRAM & !7, 8).unwrap();
         run.store(0, value);
     }
 
@@ -179,9 +182,10 @@ impl Machine {
         device.reset();
         device.core.bus.set_master(true);
         device.core.irqs.set_master(true);
+        device.core.irqs.clear();
         fill(&self.ram, MARGIN, RAM_SIZE, 0);
         let dma = device.core.bus.dma();
-        dma.vram(0, 2 << 20).unwrap().fill(2 << 20, 0, 0);
+        dma.vram(0, VRAM).unwrap().fill(VRAM, 0, 0);
         *lock(&self.deadline) = Some(Instant::now() + PATIENCE);
     }
 

@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tern_vgpu::config::MSIX_PENDING;
 use tern_vgpu::device::Running;
 use tern_vgpu::hw;
 use tern_vgpu::mem::{memfd, Mapping, Pod};
@@ -363,6 +364,24 @@ impl Guest {
             Ok(()) => u64::from_ne_bytes(count),
             Err(_) => 0,
         }
+    }
+
+    /// Masks or unmasks a vector. One that is masked has no file.
+    pub fn mask(&mut self, vector: u32, masked: bool) {
+        let file = [self.irqs[vector as usize].as_raw_fd()];
+        let files = if masked { &file[..0] } else { &file };
+        self.client
+            .set_irqs(MSIX_IRQ, IRQ_EVENTFD, vector, 1, files)
+            .unwrap();
+    }
+
+    /// The pending bits of MSI-X.
+    pub fn pending(&mut self) -> u64 {
+        let mut pending = [0; 8];
+        self.client
+            .region_read(hw::BAR_MSIX, MSIX_PENDING, &mut pending)
+            .unwrap();
+        u64::from_le_bytes(pending)
     }
 
     /// Waits for an interrupt.

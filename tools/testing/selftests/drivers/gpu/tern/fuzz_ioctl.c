@@ -3,7 +3,9 @@
  * Random sequences of everything that a process can do with the device: mostly valid calls on
  * objects that exist, at times with a member that is anything, by threads that destroy what
  * others use. No call may give an error that it is not documented to give, and when a sequence
- * is over the device works for another process as if nothing had happened.
+ * is over the device works for another process as if nothing had happened. With tern.dmirror=1
+ * the node for the kernel's HMM tests takes part: what a mirror wrote to memory that nobody else
+ * uses must be there, wherever the memory goes.
  *
  *   fuzz_ioctl [SECONDS [SEED]]
  *
@@ -14,6 +16,8 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <lib/test_hmm_uapi.h>
+
 #include "kselftest.h"
 #include "tern_test.h"
 
@@ -21,13 +25,19 @@
 #define CALLS 60
 #define SLOTS 6
 #define MEMORY (2 * HUGE_PAGE)
+/* Memory that one thread uses alone. */
+#define OWN_PAGES 40
+#define OWN_BYTES (OWN_PAGES * PAGE)
 /* A sequence that takes longer hangs. */
 #define PATIENCE 60
+#define MIRROR "/dev/hmm_dmirror0"
 
 /* What the threads of a sequence share. They take and replace handles without any lock. */
 static struct {
 	struct tern t;
 	int fds[SLOTS];
+	/* -1 where there is no such node. */
+	int mirrors[SLOTS];
 	__u32 vms[SLOTS], queues[SLOTS], syncobjs[SLOTS], gems[SLOTS];
 	__u64 offsets[SLOTS];
 	/* Of which parts are unmapped, mapped and moved. */
@@ -45,6 +55,11 @@ struct random {
 	unsigned long seed;
 	/* Something was not as it must be. */
 	int wrong;
+	/* For the data of mirrors. */
+	char *buffer;
+	/* Memory that a mirror of its own changes too, and what must be there. */
+	int mirror;
+	char *own, *expected;
 };
 
 static unsigned long next(struct random *r)
@@ -117,6 +132,13 @@ static void spoil(struct random *r, void *argument, size_t bytes)
 		words[below(r, bytes / sizeof(*words))] = odd_value(r);
 }
 
+static int count(int ret)
+{
+	__atomic_fetch_add(&counts->sent, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&counts->succeeded, !ret, __ATOMIC_RELAXED);
+	return ret;
+}
+
 /*
  * Makes a call, whose argument may be spoilt; @documented, which ends with 0, are the errors that
  * it may give. Returns 0 or a negative errno.
@@ -127,9 +149,7 @@ static int call(struct random *r, const char *name, unsigned long request, void 
 	int ret;
 
 	spoil(r, argument, bytes);
-	ret = ioctl(PICK(r, all.fds), request, argument) ? -errno : 0;
-	__atomic_fetch_add(&counts->sent, 1, __ATOMIC_RELAXED);
-	__atomic_fetch_add(&counts->succeeded, !ret, __ATOMIC_RELAXED);
+	ret = count(ioctl(PICK(r, all.fds), request, argument) ? -errno : 0);
 	check(r, name, ret, documented);
 	return ret;
 }
@@ -385,6 +405,106 @@ static void duplicate(struct random *r)
 		close(fd);
 }
 
+/* The calls of a mirror, and the errors that they may give. */
+static const struct {
+	const char *name;
+	unsigned long request;
+	int documented[12];
+} mirror_calls[] = {
+#define MIRROR_CALL(name, ...) { #name, HMM_DMIRROR_##name, { EINVAL, EFAULT, __VA_ARGS__ } }
+	MIRROR_CALL(READ, ENOMEM, ENOSPC, EPERM, EBUSY, EINTR),
+	MIRROR_CALL(WRITE, ENOMEM, ENOSPC, EPERM, EBUSY, EINTR),
+	MIRROR_CALL(READ_UNLOCKED, ENOMEM, ENOSPC, EPERM, EBUSY, EINTR),
+	/* Not all of it is on the device then. */
+	MIRROR_CALL(MIGRATE_TO_DEV, ENOENT, ENOMEM, ENOSPC, EPERM, EBUSY, EINTR),
+	/* Or is no anonymous memory. */
+	MIRROR_CALL(EXCLUSIVE, ENOENT, ENOMEM, ENOSPC, EPERM, EBUSY, EINTR, EOPNOTSUPP),
+	MIRROR_CALL(MIGRATE_TO_SYS, ENOMEM, EPERM, EBUSY, EINTR),
+	MIRROR_CALL(SNAPSHOT, ENOMEM, EBUSY),
+	MIRROR_CALL(CHECK_EXCLUSIVE, EPERM),
+	MIRROR_CALL(FLAGS, 0),
+	MIRROR_CALL(RELEASE, ENOMEM, EBUSY, EINTR),
+};
+
+/* Those that give the caller the contents of the memory, or take them. */
+#define MIRROR_WRITE 1
+#define MIRROR_DATA_CALLS 5
+
+/* Any call on memory that other threads change, at times with a wrong number or pointer. */
+static void mirror(struct random *r)
+{
+	int i = below(r, ARRAY_SIZE(mirror_calls) - !one_in(r, 8)), fd = PICK(r, all.mirrors);
+	unsigned long request = mirror_calls[i].request;
+	struct hmm_dmirror_cmd cmd = { .ptr = (uintptr_t)r->buffer };
+	void *argument = &cmd;
+	size_t bytes;
+
+	if (fd < 0)
+		return;
+	cmd.addr = (uintptr_t)part(r, &bytes);
+	cmd.npages = bytes / PAGE;
+	if (one_in(r, 4))
+		cmd.ptr = (uintptr_t)part(r, &bytes);
+	if (one_in(r, 20))
+		argument = (void *)odd_value(r);
+	if (one_in(r, 20))
+		request = _IOC(below(r, 4), 'H', next(r) & 0xff, below(r, 2 * sizeof(cmd)));
+	spoil(r, &cmd, sizeof(cmd));
+	check(r, mirror_calls[i].name, count(ioctl(fd, request, argument) ? -errno : 0),
+	      request == mirror_calls[i].request ? mirror_calls[i].documented :
+						   (const int[]){ EINVAL, EFAULT, 0 });
+}
+
+/* A call on memory that this thread uses alone: it has what was written last. */
+static void mirror_own(struct random *r)
+{
+	size_t first = below(r, OWN_PAGES), pages = 1 + below(r, OWN_PAGES - first);
+	size_t at = first * PAGE, bytes = pages * PAGE;
+	int i = below(r, ARRAY_SIZE(mirror_calls) - 2);
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)r->own + at,
+		.ptr = (uintptr_t)r->buffer,
+		.npages = pages,
+	};
+	int ret, equal = 1;
+
+	if (r->mirror < 0)
+		return;
+	if (i == MIRROR_WRITE)
+		memset(r->buffer, next(r), bytes);
+	ret = count(ioctl(r->mirror, mirror_calls[i].request, &cmd) ? -errno : 0);
+	check(r, mirror_calls[i].name, ret, mirror_calls[i].documented);
+	/* As much of it as was done. */
+	if (i == MIRROR_WRITE)
+		memcpy(r->expected + at, ret ? r->own + at : r->buffer, bytes);
+	else if (i < MIRROR_DATA_CALLS && !ret)
+		equal = !memcmp(r->expected + at, r->buffer, bytes);
+	if (one_in(r, 2))
+		equal = equal && !memcmp(r->expected, r->own, OWN_BYTES);
+	if (!equal) {
+		fprintf(stderr, "seed %lu: other data after %s\n", r->seed, mirror_calls[i].name);
+		r->wrong = 1;
+	}
+}
+
+/* Another mirror in the place of one that others may use, or its pages among the memory. */
+static void mirror_open(struct random *r)
+{
+	int fd = PICK(r, all.mirrors);
+	size_t bytes;
+	char *p = part(r, &bytes);
+
+	if (fd < 0)
+		return;
+	if (one_in(r, 2)) {
+		mmap(p, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED, fd, 0);
+		return;
+	}
+	fd = open(MIRROR, O_RDWR | O_CLOEXEC);
+	if (fd >= 0)
+		close(SWAP(r, all.mirrors, fd));
+}
+
 /* A child has the files and the memory, but not the address spaces. */
 static void fork_child(struct random *r)
 {
@@ -397,6 +517,7 @@ static void fork_child(struct random *r)
 		for (int i = 0; i < 4; i++) {
 			submit(r);
 			prefetch(r);
+			mirror(r);
 			change_memory(r);
 		}
 		_exit(r->wrong);
@@ -415,7 +536,7 @@ static const struct {
 	{ queue_destroy, 3 }, { submit, 16 }, { result, 4 }, { stats, 2 }, { prefetch, 6 },
 	{ gem_create, 3 }, { gem_close, 3 }, { gem_map, 3 }, { syncobj_create, 3 },
 	{ syncobj_destroy, 2 }, { syncobj_wait, 3 }, { change_memory, 8 }, { touch_memory, 4 },
-	{ duplicate, 1 }, { fork_child, 1 },
+	{ duplicate, 1 }, { fork_child, 1 }, { mirror, 10 }, { mirror_own, 8 }, { mirror_open, 1 },
 };
 
 static void any_call(struct random *r)
@@ -429,6 +550,18 @@ static void any_call(struct random *r)
 	for (i = 0; at >= calls[i].weight; i++)
 		at -= calls[i].weight;
 	calls[i].run(r);
+}
+
+/* What a thread has for itself; 0 or -1. */
+static int prepare(struct random *r)
+{
+	r->buffer = tern_map(&all.t, MEMORY, MADV_NORMAL);
+	r->own = tern_map(&all.t, OWN_BYTES, MADV_NORMAL);
+	r->expected = calloc(OWN_PAGES, PAGE);
+	r->mirror = open(MIRROR, O_RDWR | O_CLOEXEC);
+	if (r->mirror < 0 && errno != ENOENT)
+		return -1;
+	return r->buffer && r->own && r->expected ? 0 : -1;
 }
 
 static void *thread(void *argument)
@@ -458,6 +591,7 @@ static int run(unsigned long seed)
 		struct drm_syncobj_create create = {};
 
 		all.fds[i] = all.t.fd;
+		all.mirrors[i] = open(MIRROR, O_RDWR | O_CLOEXEC);
 		all.vms[i] = all.t.vm;
 		all.queues[i] = all.t.queue.handle;
 		if (tern_ioctl(all.t.fd, DRM_IOCTL_SYNCOBJ_CREATE, &create))
@@ -469,6 +603,8 @@ static int run(unsigned long seed)
 			.seed = seed,
 			.state = tern_pattern(seed * THREADS + i) | 1,
 		};
+		if (prepare(&randoms[i]))
+			return 2;
 		if (pthread_create(&threads[i], NULL, thread, &randoms[i]))
 			return 2;
 	}
@@ -480,6 +616,18 @@ static int run(unsigned long seed)
 	return wrong;
 }
 
+/* No allocation of the device is to fail any more because a sequence wanted one to. */
+static void clear_flags(void)
+{
+	struct hmm_dmirror_cmd cmd = { .npages = HMM_DMIRROR_FLAG_FAIL_ALLOC << 1 };
+	int fd = open(MIRROR, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	ioctl(fd, HMM_DMIRROR_FLAGS, &cmd);
+	close(fd);
+}
+
 /* Whether the device works and all of its memory is free, as for the first process on it. */
 static int works(unsigned long seed)
 {
@@ -488,6 +636,7 @@ static int works(unsigned long seed)
 	struct tern t;
 	int ok;
 
+	clear_flags();
 	/* Files that other processes hold are closed a moment after these. */
 	do {
 		if (tern_begin(&t))

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Bad input to the node on which the Tern GPU's driver serves the kernel's HMM tests, with the
+ * errno that it gets; the end of what a mirror needs; and test_hmm, whose nodes have the same
+ * names. Boot with tern.dmirror=1. Needs root.
+ */
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <lib/test_hmm_uapi.h>
+
+#include "kselftest_harness.h"
+#include "tern_pci.h"
+
+#define NODE "/dev/hmm_dmirror0"
+#define PAGES 16
+#define BYTES (PAGES * PAGE)
+#define KERNEL_ADDRESS 0xffff888000000000UL
+#define USER_END 0x800000000000UL
+/* No other memory is mapped at this distance behind the one that the tests use. */
+#define HOLE (PAGES + 1)
+
+/* Opens the node, if it is one of the driver's and not of test_hmm's; -1 if not. */
+static int open_mirror(void)
+{
+	int fd = open(NODE, O_RDWR | O_CLOEXEC);
+	struct stat st;
+
+	if (fd >= 0 && (fstat(fd, &st) || major(st.st_rdev) != 10)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+FIXTURE(dmirror)
+{
+	/* Keeps the memory. */
+	struct tern t;
+	/* The device's on the PCI bus. */
+	char name[64];
+	int fd;
+	/* Memory with the pattern; as much for the data, so that a write changes nothing. */
+	char *p, *data;
+};
+
+FIXTURE_SETUP(dmirror)
+{
+	int fd = tern_open_device();
+
+	if (fd < 0)
+		SKIP(return, "no Tern device in /dev/dri");
+	ASSERT_EQ(0, tern_bus_name(fd, self->name, sizeof(self->name)));
+	close(fd);
+	self->fd = open_mirror();
+	if (self->fd < 0)
+		SKIP(return, "no " NODE " of the driver, which needs tern.dmirror=1");
+	self->p = tern_map(&self->t, BYTES, MADV_NORMAL);
+	self->data = tern_map(&self->t, BYTES, MADV_NORMAL);
+	ASSERT_NE(NULL, self->p);
+	ASSERT_NE(NULL, self->data);
+	tern_write_pattern((unsigned long *)self->p, BYTES);
+	tern_write_pattern((unsigned long *)self->data, BYTES);
+}
+
+FIXTURE_TEARDOWN(dmirror)
+{
+	close(self->fd);
+	tern_unmap_all(&self->t);
+}
+
+static int command(int fd, unsigned long request, struct hmm_dmirror_cmd cmd)
+{
+	return tern_ioctl(fd, request, &cmd);
+}
+
+static struct hmm_dmirror_cmd all_of(const struct _test_data_dmirror *self)
+{
+	return (struct hmm_dmirror_cmd){
+		.addr = (uintptr_t)self->p,
+		.ptr = (uintptr_t)self->data,
+		.npages = PAGES,
+	};
+}
+
+/* Whether the memory is what it was, and the device reads it. */
+static int is_intact(struct _test_data_dmirror *self)
+{
+	memset(self->data, 0, BYTES);
+	return !command(self->fd, HMM_DMIRROR_READ, all_of(self)) &&
+	       tern_check_pattern((unsigned long *)self->data, BYTES, 0) == -1 &&
+	       tern_check_pattern((unsigned long *)self->p, BYTES, 0) == -1;
+}
+
+static const struct {
+	const char *name;
+	unsigned long request;
+	/* Of memory that the process has not, may not read and may not write; 0: does not care. */
+	int no_memory, no_read, no_write;
+	/* Takes the contents of the memory from the caller, or gives them. */
+	int has_data;
+} calls[] = {
+	{ "READ", HMM_DMIRROR_READ, EFAULT, EFAULT, 0, 1 },
+	{ "READ_UNLOCKED", HMM_DMIRROR_READ_UNLOCKED, EFAULT, EFAULT, 0, 1 },
+	{ "WRITE", HMM_DMIRROR_WRITE, EFAULT, EFAULT, EPERM, 1 },
+	{ "MIGRATE_TO_DEV", HMM_DMIRROR_MIGRATE_TO_DEV, EINVAL, EINVAL, 0, 1 },
+	{ "MIGRATE_TO_SYS", HMM_DMIRROR_MIGRATE_TO_SYS, EINVAL, EINVAL, 0, 0 },
+	{ "EXCLUSIVE", HMM_DMIRROR_EXCLUSIVE, EFAULT, EFAULT, EFAULT, 1 },
+	{ "SNAPSHOT", HMM_DMIRROR_SNAPSHOT, 0, 0, 0, 1 },
+	{ "CHECK_EXCLUSIVE", HMM_DMIRROR_CHECK_EXCLUSIVE, 0, 0, 0, 0 },
+	{ "RELEASE", HMM_DMIRROR_RELEASE, 0, 0, 0, 0 },
+	{ "FLAGS", HMM_DMIRROR_FLAGS, 0, 0, 0, 0 },
+};
+
+/* No call takes a range that is empty, not of whole pages, wraps or is not the process's. */
+TEST_F(dmirror, ranges)
+{
+	const struct {
+		__u64 addr, npages;
+	} bad[] = {
+		{ (uintptr_t)self->p, 0 },
+		{ (uintptr_t)self->p + 1, 1 },
+		{ (uintptr_t)self->p + PAGE / 2, 1 },
+		{ (uintptr_t)self->p, 1UL << 52 },
+		{ (uintptr_t)self->p, ~0UL },
+		{ (uintptr_t)self->p, 1UL << 51 },
+		{ -PAGE, 1 },
+		{ -PAGE, 2 },
+		{ KERNEL_ADDRESS, 1 },
+		{ USER_END, 1 },
+		{ USER_END - PAGE, 2 },
+	};
+
+	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
+		for (int j = 0; j < ARRAY_SIZE(bad); j++) {
+			struct hmm_dmirror_cmd cmd = all_of(self);
+
+			cmd.addr = bad[j].addr;
+			cmd.npages = bad[j].npages;
+			EXPECT_EQ(-EINVAL, command(self->fd, calls[i].request, cmd))
+				TH_LOG("%s of range %d", calls[i].name, j);
+		}
+	}
+	EXPECT_TRUE(is_intact(self));
+}
+
+/* Memory that is not there, at once and behind some that is. */
+TEST_F(dmirror, no_memory)
+{
+	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
+		struct hmm_dmirror_cmd cmd = all_of(self);
+
+		cmd.addr += HOLE * PAGE;
+		cmd.npages = 1;
+		EXPECT_EQ(-calls[i].no_memory, command(self->fd, calls[i].request, cmd))
+			TH_LOG("%s", calls[i].name);
+	}
+	/* A snapshot has put something else there. */
+	tern_write_pattern((unsigned long *)self->data, BYTES);
+	ASSERT_EQ(0, munmap(self->p + (PAGES - 2) * PAGE, PAGE));
+	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
+		/* What is there of it may be exclusive to the device by now. */
+		if (calls[i].request == HMM_DMIRROR_CHECK_EXCLUSIVE)
+			continue;
+		EXPECT_EQ(-calls[i].no_memory, command(self->fd, calls[i].request, all_of(self)))
+			TH_LOG("%s of a part", calls[i].name);
+	}
+	EXPECT_EQ(-1, tern_check_pattern((unsigned long *)self->p, (PAGES - 2) * PAGE, 0));
+}
+
+/* Memory that the process may not read, and may not write. */
+TEST_F(dmirror, protection)
+{
+	ASSERT_EQ(0, mprotect(self->p, BYTES, PROT_NONE));
+	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
+		EXPECT_EQ(-calls[i].no_read, command(self->fd, calls[i].request, all_of(self)))
+			TH_LOG("%s without PROT_READ", calls[i].name);
+	}
+	ASSERT_EQ(0, mprotect(self->p, BYTES, PROT_READ));
+	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
+		EXPECT_EQ(-calls[i].no_write, command(self->fd, calls[i].request, all_of(self)))
+			TH_LOG("%s without PROT_WRITE", calls[i].name);
+	}
+	EXPECT_TRUE(is_intact(self));
+}
+
+/* Pointers to no data, and to too little of it. */
+TEST_F(dmirror, pointers)
+{
+	const __u64 bad[] = {
+		0, KERNEL_ADDRESS, USER_END - PAGE, -PAGE, (uintptr_t)self->data + HOLE * PAGE,
+	};
+
+	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
+		for (int j = 0; j < ARRAY_SIZE(bad); j++) {
+			struct hmm_dmirror_cmd cmd = all_of(self);
+
+			cmd.ptr = bad[j];
+			EXPECT_EQ(calls[i].has_data ? -EFAULT : 0,
+				  command(self->fd, calls[i].request, cmd))
+				TH_LOG("%s with pointer %d", calls[i].name, j);
+			/* The next one is to find the memory in the system. */
+			EXPECT_EQ(-1, tern_check_pattern((unsigned long *)self->p, BYTES, 0));
+		}
+	}
+	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
+		struct hmm_dmirror_cmd cmd = all_of(self);
+
+		if (!calls[i].has_data || calls[i].request == HMM_DMIRROR_WRITE)
+			continue;
+		cmd.ptr = (uintptr_t)self->data + BYTES - PAGES / 2;
+		EXPECT_EQ(-EFAULT, command(self->fd, calls[i].request, cmd))
+			TH_LOG("%s with too little room", calls[i].name);
+	}
+	EXPECT_TRUE(is_intact(self));
+}
+
+/* Arguments that cannot be read, or only in part, or not be written. */
+TEST_F(dmirror, arguments)
+{
+	struct hmm_dmirror_cmd *cmd = (void *)(self->data + BYTES - sizeof(*cmd));
+
+	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
+		EXPECT_EQ(-EFAULT, tern_ioctl(self->fd, calls[i].request, NULL));
+		EXPECT_EQ(-EFAULT, tern_ioctl(self->fd, calls[i].request, (void *)KERNEL_ADDRESS));
+		EXPECT_EQ(-EFAULT, tern_ioctl(self->fd, calls[i].request, (char *)cmd + 8));
+	}
+	*cmd = all_of(self);
+	ASSERT_EQ(0, mprotect(self->data + BYTES - PAGE, PAGE, PROT_READ));
+	EXPECT_EQ(-EFAULT, tern_ioctl(self->fd, HMM_DMIRROR_MIGRATE_TO_SYS, cmd));
+	EXPECT_EQ(-EFAULT, tern_ioctl(self->fd, HMM_DMIRROR_CHECK_EXCLUSIVE, cmd));
+}
+
+/* Numbers that no call has. */
+TEST_F(dmirror, numbers)
+{
+	const unsigned long bad[] = {
+		0, ~0U, _IOWR('H', 0x7f, struct hmm_dmirror_cmd), _IO('H', 0x00),
+		_IOR('H', 0x00, struct hmm_dmirror_cmd), _IOWR('H', 0x00, __u64),
+		_IOWR('h', 0x00, struct hmm_dmirror_cmd), DRM_IOCTL_TERN_DEVICE_QUERY,
+	};
+
+	for (int i = 0; i < ARRAY_SIZE(bad); i++) {
+		EXPECT_EQ(-EINVAL, command(self->fd, bad[i], all_of(self)))
+			TH_LOG("number %#lx", bad[i]);
+	}
+	EXPECT_TRUE(is_intact(self));
+}
+
+/* A file that has outlived the process whose memory it mirrors. */
+TEST_F(dmirror, owner_is_gone)
+{
+	struct hmm_dmirror_cmd cmd = all_of(self);
+	int ends[2], ready[2], status;
+	pid_t owner, heir;
+	char c;
+
+	ASSERT_EQ(0, pipe(ends));
+	ASSERT_EQ(0, pipe(ready));
+	owner = fork();
+	ASSERT_LE(0, owner);
+	if (!owner) {
+		int fd = open_mirror();
+
+		heir = fork();
+		if (fd < 0 || heir < 0)
+			_exit(1);
+		if (heir)
+			_exit(command(fd, HMM_DMIRROR_READ, cmd) != 0);
+		/* Until the owner has been waited for. */
+		close(ends[1]);
+		status = read(ends[0], &c, 1) != 0;
+		for (int i = 0; i < ARRAY_SIZE(calls); i++)
+			status |= command(fd, calls[i].request, cmd) != -EINVAL;
+		_exit(write(ready[1], &status, sizeof(status)) != sizeof(status));
+	}
+	ASSERT_TRUE(tern_child_ok(owner));
+	close(ends[1]);
+	close(ready[1]);
+	ASSERT_EQ(sizeof(status), read(ready[0], &status, sizeof(status)));
+	EXPECT_EQ(0, status);
+	close(ends[0]);
+	close(ready[0]);
+}
+
+/* Has modprobe load or remove a module. */
+static int module(const char *option, const char *name)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		execlp("modprobe", "modprobe", option, name, (char *)NULL);
+		_exit(127);
+	}
+	return pid > 0 && tern_child_ok(pid) ? 0 : -1;
+}
+
+/* Without the driver there is no node, and an open file has no device. */
+TEST_F(dmirror, unbind)
+{
+	ASSERT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, all_of(self)));
+	ASSERT_EQ(0, tern_driver("unbind", self->name));
+	for (int i = 0; i < ARRAY_SIZE(calls); i++)
+		EXPECT_EQ(-ENODEV, command(self->fd, calls[i].request, all_of(self)));
+	EXPECT_EQ(-1, open(NODE, O_RDWR));
+	EXPECT_EQ(ENOENT, errno);
+	EXPECT_EQ(-1, tern_check_pattern((unsigned long *)self->p, BYTES, 0));
+
+	ASSERT_EQ(0, tern_driver("bind", self->name));
+	EXPECT_EQ(-ENODEV, command(self->fd, HMM_DMIRROR_READ, all_of(self)));
+	close(self->fd);
+	self->fd = open_mirror();
+	ASSERT_LE(0, self->fd);
+	EXPECT_TRUE(is_intact(self));
+}
+
+/* The names are whose device was there first; the other one works without. */
+TEST_F(dmirror, test_hmm)
+{
+	if (module("-n", "test_hmm"))
+		SKIP(return, "no module test_hmm");
+	ASSERT_EQ(0, module("-q", "test_hmm"));
+	EXPECT_TRUE(is_intact(self));
+	close(self->fd);
+	self->fd = open_mirror();
+	ASSERT_LE(0, self->fd);
+	EXPECT_TRUE(is_intact(self));
+	ASSERT_EQ(0, module("-r", "test_hmm"));
+	EXPECT_TRUE(is_intact(self));
+	close(self->fd);
+	ASSERT_EQ(0, tern_driver("unbind", self->name));
+
+	ASSERT_EQ(0, module("-q", "test_hmm"));
+	ASSERT_EQ(0, tern_driver("bind", self->name));
+	EXPECT_EQ(-1, open_mirror());
+	ASSERT_EQ(0, module("-r", "test_hmm"));
+	ASSERT_EQ(0, tern_driver("unbind", self->name));
+	ASSERT_EQ(0, tern_driver("bind", self->name));
+	self->fd = open_mirror();
+	ASSERT_LE(0, self->fd);
+	EXPECT_TRUE(is_intact(self));
+}
+
+TEST_HARNESS_MAIN
