@@ -599,10 +599,13 @@ static int add_in_each(struct tern *t, struct tern_queue *queues, const __u32 *v
 	return ret;
 }
 
-/* A thousand address spaces that all work, as many as there are, and then again. */
+/*
+ * As many address spaces as there are, and then again. The first and the last of them work: all
+ * map the same pages, which takes debugging of DMA mappings a time that grows with the square.
+ */
 TEST_F_TIMEOUT(bad, many_address_spaces, 600)
 {
-	enum { MOST = 1 << 16, AT_ONCE = 128 };
+	enum { MOST = 1 << 16, AT_ONCE = 128, WORKING = 1024 };
 	struct tern *t = &self->t;
 	unsigned long *p = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
 	__u32 *vms = calloc(MOST, sizeof(*vms));
@@ -626,12 +629,12 @@ TEST_F_TIMEOUT(bad, many_address_spaces, 600)
 		count++;
 	}
 	EXPECT_EQ(-ENOSPC, ret);
-	EXPECT_LE(1000, count);
-	for (unsigned int done = 0; done < count; done += AT_ONCE) {
-		unsigned int n = count - done < AT_ONCE ? count - done : AT_ONCE;
+	ASSERT_LE(WORKING, count);
+	for (unsigned int done = 0; done < WORKING; done += AT_ONCE) {
+		unsigned int first = done < WORKING / 2 ? done : count - WORKING + done;
 
-		ASSERT_EQ(0, add_in_each(t, queues, vms + done, n, p));
-		ASSERT_EQ(done + n, *p);
+		ASSERT_EQ(0, add_in_each(t, queues, vms + first, AT_ONCE, p));
+		ASSERT_EQ(done + AT_ONCE, *p);
 	}
 	while (count--)
 		ASSERT_EQ(0, tern_vm_destroy(t->fd, vms[count]));
