@@ -32,6 +32,8 @@ help:
 	@echo "  make bench             figures"
 	@echo "  make test-debug        the tests on the debug kernel (KASAN, lockdep, DEBUG_VM), with those that"
 	@echo "                         take long"
+	@echo "  make test KERNEL=kmsan those that need neither driver nor Rust, on a kernel with KMSAN, whose"
+	@echo "                         guests get three times as much memory"
 	@echo "  make test-hmm          the kernel's HMM tests, on its own test device and on virtual GPUs, compared"
 	@echo "  make prove             what the series mends in the kernel: each test fails without it and"
 	@echo "                         passes with it"
@@ -46,7 +48,7 @@ help:
 	@echo "  make bisect-check      build every commit"
 	@echo "  make clean             remove build/"
 	@echo
-	@echo "Variables: KERNEL=tern|base|debug|base-debug|release  ACCEL=auto|tcg|kvm"
+	@echo "Variables: KERNEL=tern|base|debug|base-debug|kmsan|release  ACCEL=auto|tcg|kvm"
 	@echo "  MEMORY=3G CPUS=2 VRAM=512M GPUS=1        the virtual machine; at most CPUS=8 and GPUS=2, and a"
 	@echo "                                           size without K, M or G counts MiB"
 	@echo "  TIMEOUT=3600                             seconds that a command may take, 0 for any number;"

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 use clap::Args;
 use tern_guest::options::Options;
+use tern_guest::runner::BOOT_SECONDS;
 
 use crate::includes;
 use crate::kernel::{self, Built, Kernel};
@@ -61,6 +62,8 @@ fn search_path(places: &Places) -> OsString {
 
 /// `tern-guest` with the kernel, the machine and the caller's directory.
 pub fn guest(places: &Places, built: &Built, machine: &Machine, how: &str) -> Command {
+    let kernel = built.kernel;
+    let boot_seconds = BOOT_SECONDS * kernel.time_factor();
     let mut command = own(places, "tern-guest");
     command
         .arg(how)
@@ -68,6 +71,8 @@ pub fn guest(places: &Places, built: &Built, machine: &Machine, how: &str) -> Co
         .arg(&built.image)
         .arg("--modules")
         .arg(&built.modules)
+        .arg(format!("--memory-factor={}", kernel.memory_factor()))
+        .arg(format!("--boot-timeout={boot_seconds}"))
         .arg("--share")
         .arg(&places.host)
         .arg("--log")
@@ -166,6 +171,7 @@ pub fn test(
     command
         .env("TERN_KERNEL", &built.image)
         .env("TERN_MODULES", &built.modules)
+        .env("TERN_MEMORY_FACTOR", kernel.memory_factor().to_string())
         .arg("--tern")
         .arg(&places.top)
         .arg("--set")
@@ -174,8 +180,8 @@ pub fn test(
         .arg(format!("graph={}", graph.display()))
         .arg("--set")
         .arg(format!("objects={}", built.objects.display()));
-    if !kernel.has_series() {
-        command.arg("--no-series");
-    }
+    command
+        .args((!kernel.has_driver()).then_some("--no-driver"))
+        .args((!kernel.has_rust()).then_some("--no-rust"));
     hand_over(command)
 }

@@ -29,6 +29,8 @@ pub enum Kernel {
     Debug,
     /// The kernel without the series, with all that catches bugs
     BaseDebug,
+    /// The series without what is written in Rust, with KMSAN
+    Kmsan,
     /// The series, without checks, for figures
     Release,
 }
@@ -41,6 +43,7 @@ impl Kernel {
             Self::Base => "base",
             Self::Debug => "debug",
             Self::BaseDebug => "base-debug",
+            Self::Kmsan => "kmsan",
             Self::Release => "release",
         }
     }
@@ -50,11 +53,30 @@ impl Kernel {
         !matches!(self, Self::Base | Self::BaseDebug)
     }
 
+    /// Whether it has the driver.
+    pub fn has_driver(self) -> bool {
+        self.has_series() && self.has_rust()
+    }
+
+    /// Whether it has what is written in Rust.
+    pub fn has_rust(self) -> bool {
+        self != Self::Kmsan
+    }
+
     /// How many times as long as on the others tests take on it, at most.
     pub fn time_factor(self) -> u32 {
         match self {
-            Self::Debug | Self::BaseDebug => 16,
+            Self::Debug | Self::BaseDebug | Self::Kmsan => 16,
             Self::Tern | Self::Base | Self::Release => 1,
+        }
+    }
+
+    /// How many times as much memory a guest needs with it as with the others.
+    pub fn memory_factor(self) -> u32 {
+        match self {
+            // Of each byte it keeps which bits are initialised, and where it comes from.
+            Self::Kmsan => 3,
+            Self::Tern | Self::Base | Self::Debug | Self::BaseDebug | Self::Release => 1,
         }
     }
 
@@ -65,6 +87,7 @@ impl Kernel {
             Self::Base => &["kernel.config"],
             Self::Debug => &["kernel.config", "series.config", "debug.config"],
             Self::BaseDebug => &["kernel.config", "debug.config"],
+            Self::Kmsan => &["kernel.config", "kmsan.config"],
             Self::Release => &["kernel.config", "series.config", "release.config"],
         }
     }

@@ -4,6 +4,7 @@
 //! rules, on the command lines of all programs, or in the environment.
 
 use std::fmt;
+use std::ops::Mul;
 use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
@@ -103,6 +104,14 @@ impl Size {
     }
 }
 
+impl Mul<u32> for Size {
+    type Output = Self;
+
+    fn mul(self, factor: u32) -> Self {
+        Self::mib(self.mib * u64::from(factor))
+    }
+}
+
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}M", self.mib)
@@ -196,6 +205,11 @@ mod tests {
         for (mib, power) in [(2, 2), (6, 4), (512, 512), (1000, 512)] {
             assert_eq!(Size::mib(mib).power_of_two(), Size::mib(power));
         }
+    }
+
+    #[test]
+    fn a_size_has_multiples() {
+        assert_eq!(Size::mib(3072) * 3, Size::mib(9216));
     }
 
     #[test]

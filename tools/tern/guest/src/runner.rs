@@ -22,8 +22,8 @@ use tern_paths::shown;
 /// off.
 pub(crate) const GUEST_EXTRA: Duration = Duration::from_secs(240);
 
-/// Seconds that a guest has to boot, as in `tern-guest`.
-const BOOT_SECONDS: u32 = 120;
+/// Seconds that a guest has to boot.
+pub const BOOT_SECONDS: u32 = 120;
 
 /// How often a suite that has no new result shows that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
@@ -41,8 +41,10 @@ pub struct Plan {
     pub values: BTreeMap<String, String>,
     /// What the user wants of guests in place of what the table says.
     pub options: Options,
-    /// Whether the guest's kernel is without the series.
-    pub no_series: bool,
+    /// Whether the kernel is without the driver for the virtual GPU.
+    pub no_driver: bool,
+    /// Whether the kernel is without Rust.
+    pub no_rust: bool,
     /// How many times as long as on other kernels everything in the guest may
     /// take, tests that have limits of their own included.
     pub time_factor: u32,
@@ -75,8 +77,8 @@ impl Runner {
     /// failure that is counted, and not an error.
     pub fn run(&self, suite: &Suite, totals: &mut Totals) -> Result<Option<Vec<Case>>> {
         let mut book = Book::new(suite, totals);
-        if self.plan.no_series && suite.gpus > 0 {
-            book.left_out("this kernel has no driver for the virtual GPU");
+        if let Some(reason) = self.lacks(suite) {
+            book.left_out(reason);
             return Ok(Some(Vec::new()));
         }
         let (log, mut log_file) = self.logs.create(&format!("{}.log", suite.name))?;
@@ -120,6 +122,20 @@ impl Runner {
             println!("   see {}", shown(&log));
         }
         Ok(Some(book.counted))
+    }
+
+    /// What the kernel does not have that `suite` needs.
+    fn lacks(&self, suite: &Suite) -> Option<&'static str> {
+        let Plan {
+            no_driver, no_rust, ..
+        } = self.plan;
+        match suite {
+            Suite { gpus: 1.., .. } if no_driver => {
+                Some("this kernel has no driver for the virtual GPU")
+            }
+            Suite { rust: true, .. } if no_rust => Some("this kernel has no Rust"),
+            _ => None,
+        }
     }
 
     /// The limit for the suite's program; `None` is none.
@@ -374,7 +390,8 @@ mod tests {
             guest: directory.join("no-tern-guest"),
             values: BTreeMap::new(),
             options: Options::default(),
-            no_series: false,
+            no_driver: false,
+            no_rust: false,
             time_factor: 1,
         }
     }
@@ -523,16 +540,21 @@ mod tests {
     }
 
     #[test]
-    fn without_the_series_suites_of_its_driver_are_left_out() {
+    fn suites_of_what_the_kernel_lacks_are_left_out() {
         let directory = tempfile::tempdir().unwrap();
         let mut plan = plan(directory.path());
-        plan.no_series = true;
+        plan.no_driver = true;
+        plan.no_rust = true;
         let runner = Runner::new(plan).unwrap();
         let mut sum = Totals::default();
         assert_eq!(runner.run(&guest_suite(1), &mut sum).unwrap(), Some(vec![]));
         assert_eq!(sum, totals(0, 0, 1));
+        let mut of_rust = guest_suite(0);
+        of_rust.rust = true;
+        assert_eq!(runner.run(&of_rust, &mut sum).unwrap(), Some(vec![]));
+        assert_eq!(sum, totals(0, 0, 2));
         // This one runs, or would if there were a program to boot it.
         assert_eq!(runner.run(&guest_suite(0), &mut sum).unwrap(), Some(vec![]));
-        assert_eq!(sum, totals(0, 1, 1));
+        assert_eq!(sum, totals(0, 1, 2));
     }
 }

@@ -127,6 +127,12 @@ fn is_of_driver(message: &str) -> bool {
     address.len() >= ADDRESS.len() && address.bytes().zip(ADDRESS.bytes()).all(fits)
 }
 
+/// Whether this is the line under a report of KASAN or KMSAN. The same line is
+/// over it, too.
+fn is_rule(line: &str) -> bool {
+    line.len() > 50 && line.bytes().all(|byte| byte == b'=')
+}
+
 fn is_complaint(message: &str, allowed: &[String]) -> bool {
     let harmless = HARMLESS.iter().any(|text| message.contains(text));
     if harmless || allowed.iter().any(|text| message.contains(text)) {
@@ -167,15 +173,15 @@ pub fn find(log: &str, allowed: &[String]) -> Vec<Splat> {
 }
 
 /// Index of the last line of the complaint whose title is at `title`: its
-/// `end trace`, else the line before the next `cut here`, else the limit. The
-/// driver's messages have one line.
+/// `end trace` or rule, else the line before the next `cut here`, else the limit.
+/// The driver's messages have one line.
 fn end_of(lines: &[&str], title: usize) -> usize {
     if is_of_driver(lines[title]) {
         return title;
     }
     let limit = lines.len().min(title + EXCERPT);
     for (at, line) in lines.iter().enumerate().take(limit).skip(title) {
-        if line.contains(END_TRACE) {
+        if line.contains(END_TRACE) || is_rule(line) {
             return at;
         }
         if at > title && line.contains(CUT_HERE) {
@@ -233,6 +239,8 @@ mod tests {
     fn every_kind_is_found() {
         for line in [
             "[    2.1] BUG: KASAN: slab-use-after-free in foo+0x1/0x2",
+            "[    2.1] BUG: KMSAN: uninit-value in foo+0x1/0x2",
+            "[    2.1] BUG: KMSAN: kernel-infoleak in instrument_copy_to_user include/linux/instrumented.h:1 [inline]",
             "[    2.1] BUG: Bad page state in process hmm-tests  pfn:12345",
             "[    2.1][    T7] BUG: unable to handle page fault for address: 0",
             "[    2.1] Kernel panic - not syncing: Attempted to kill init!",
@@ -324,6 +332,15 @@ mod tests {
     fn two_warnings_in_a_row_are_two() {
         let log = WARN.repeat(2);
         assert_eq!(find(&log).len(), 2);
+    }
+
+    #[test]
+    fn a_rule_ends_a_report() {
+        let rule = "=".repeat(53);
+        let report = format!("{rule}\nBUG: KMSAN: uninit-value in f+0x1/0x2\n f+0x1\n{rule}\n");
+        let splats = find(&report.repeat(2));
+        assert_eq!(splats.len(), 2);
+        assert_eq!(splats[0].excerpt.len(), 3);
     }
 
     #[test]

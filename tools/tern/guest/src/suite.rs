@@ -88,6 +88,9 @@ pub struct Suite {
     /// Virtual GPUs of the guest.
     #[serde(default)]
     pub gpus: u32,
+    /// Needs what a kernel with Rust is built with.
+    #[serde(default)]
+    pub rust: bool,
     /// Options of `tern-guest` that the suite needs, whatever the user asks for.
     #[serde(default)]
     pub options: Vec<String>,

@@ -15,6 +15,7 @@ use tern_guest::options::{self, Accelerator, Size};
 use tern_guest::proto::Start;
 use tern_guest::qemu::{Accel, Machine};
 use tern_guest::run::{self, status, Job};
+use tern_guest::runner::BOOT_SECONDS;
 use tern_guest::{accel, terminal, vgpu};
 use tern_paths::{beside, shown};
 
@@ -85,6 +86,10 @@ struct Options {
     /// Staged modules (INSTALL_MOD_PATH), inside of --root
     #[arg(long, env = "TERN_MODULES", value_name = "DIR")]
     modules: Option<PathBuf>,
+    /// The guest gets so many times as much RAM, because its kernel keeps data about each byte
+    #[arg(long, env = "TERN_MEMORY_FACTOR", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    memory_factor: u32,
     /// Program of the virtual GPU [default: tern-vgpu beside this program]
     #[arg(long, env = "TERN_VGPU", value_name = "FILE")]
     vgpu: Option<PathBuf>,
@@ -99,7 +104,7 @@ struct Options {
     #[arg(long, value_name = "FILE[,NAME=VALUE...]")]
     plugin: Option<String>,
     /// Time limit for the boot in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = BOOT_SECONDS, value_parser = clap::value_parser!(u32).range(1..))]
     boot_timeout: u32,
     /// Further kernel arguments; can be repeated
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
@@ -221,7 +226,7 @@ impl Options {
             root,
             share: share.map(|d| existing(d, "shared directory")).transpose()?,
             accel: Accel::Tcg,
-            memory: self.machine.memory.unwrap_or(MEMORY),
+            memory: self.machine.memory.unwrap_or(MEMORY) * self.memory_factor,
             cpus: self.machine.cpus.unwrap_or(2),
             gpus: Vec::new(),
             append: self.append.clone(),

@@ -28,8 +28,8 @@ The options of the machine are for the suites that run in a guest. What the tabl
 gives a suite because it needs it goes before them; of GPUs, one that uses any
 gets no fewer than the table says, and one that uses none gets none.
 
-tern-guest, which boots the guests, takes TERN_KERNEL, TERN_MODULES and
-TERN_VGPU from the environment.
+tern-guest, which boots the guests, takes TERN_KERNEL, TERN_MODULES,
+TERN_MEMORY_FACTOR and TERN_VGPU from the environment.
 
 Exit status: 0 when nothing failed, 1 when something did, 2 when the options or
 the table are wrong, 130 after Ctrl-C.";
@@ -40,9 +40,12 @@ the table are wrong, 130 after Ctrl-C.";
 struct Cli {
     #[command(flatten)]
     options: Options,
-    /// The kernel is without the series: skip the suites that use a GPU
+    /// The kernel is without the driver: skip the suites that use a GPU
     #[arg(long)]
-    no_series: bool,
+    no_driver: bool,
+    /// The kernel is without Rust: skip the suites that need its crates
+    #[arg(long)]
+    no_rust: bool,
     /// Run only this suite; `*` stands for any characters; can be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -146,7 +149,8 @@ fn runner(cli: &Cli) -> Result<Runner> {
         guest,
         values,
         options: cli.options.clone(),
-        no_series: cli.no_series,
+        no_driver: cli.no_driver,
+        no_rust: cli.no_rust,
         time_factor: cli.time_factor,
     })
 }
