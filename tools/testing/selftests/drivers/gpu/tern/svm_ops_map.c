@@ -520,6 +520,9 @@ TEST_F_TIMEOUT(ops, dontneed_parts, 120)
 /* Guard pages keep the device away as they keep the CPU away, and are empty without the guard. */
 TEST_F_TIMEOUT(ops, guard_parts, 120)
 {
+	int status;
+	pid_t pid;
+
 	ASSERT_EQ(0, ops_use_runs(self, variant, USED, USED_PAGES));
 	for (const struct part *cut = cuts; cut->pages; cut++) {
 		int ret = madvise(ops_page(self, cut->page), cut->pages * PAGE, MADV_GUARD_INSTALL);
@@ -529,6 +532,16 @@ TEST_F_TIMEOUT(ops, guard_parts, 120)
 		ASSERT_EQ(0, ret);
 	}
 	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
+	/* A child has them, too. */
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		__atomic_load_n(ops_page(self, cuts->page), __ATOMIC_RELAXED);
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status));
+	EXPECT_EQ(SIGSEGV, WTERMSIG(status));
 	for (const struct part *cut = cuts; cut->pages; cut++) {
 		char *p = ops_page(self, cut->page);
 
