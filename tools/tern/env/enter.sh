@@ -131,18 +131,21 @@ set_environment() {
 }
 
 # Of the host's cargo settings, those of the network hold in the root too. A
-# certificate file that they name is copied, and named anew.
+# certificate file that they name is copied, and named anew. Each file is put in
+# place whole, as other commands may read it or do the same meanwhile.
 copy_cargo_settings() {
-	local from=${CARGO_HOME:-${HOME:-/nonexistent}/.cargo}/config.toml to=$cache/cargo/config.toml ca
+	local from=${CARGO_HOME:-${HOME:-/nonexistent}/.cargo}/config.toml to=$cache/cargo/config.toml ca new
 	mkdir -p "$cache/cargo" "$cache/ccache"
-	: >"$to.new"
+	new=$(mktemp "$to.XXXXXX")
 	[ ! -r "$from" ] ||
 		awk '/^\[/ { table = 1; keep = /^\[+ *"?(http|net|source|registry|registries)[]." ]/ }
-		     table ? keep : /^ *(http|net|source|registry|registries)\./' "$from" >"$to.new"
-	mv "$to.new" "$to"
-	ca=${CARGO_HTTP_CAINFO:-$(sed -n "s/^ *\(http\.\)\?cainfo *= *[\"']\([^\"']*\).*/\2/p" "$to")}
+		     table ? keep : /^ *(http|net|source|registry|registries)\./' "$from" >"$new"
+	ca=${CARGO_HTTP_CAINFO:-$(sed -n "s/^ *\(http\.\)\?cainfo *= *[\"']\([^\"']*\).*/\2/p" "$new")}
+	mv "$new" "$to"
 	if [ -r "$ca" ]; then
-		cp "$ca" "$cache/cargo/cainfo.pem"
+		new=$(mktemp "$cache/cargo/cainfo.XXXXXX")
+		cat "$ca" >"$new"
+		mv "$new" "$cache/cargo/cainfo.pem"
 		settings+=(CARGO_HTTP_CAINFO=/cache/cargo/cainfo.pem)
 	fi
 }
