@@ -67,9 +67,15 @@ const TCG_CPU: &str = "max,la57=off,-erms,-fsrm,-fzrm,-fsrs,-fsrc";
 
 /// What the kernel must not conclude from the speed of TCG. On a busy machine
 /// its check of the timer finds none and panics, and what looks like a lockup
-/// is a processor that waits for its turn.
-const TCG_PATIENCE: [&str; 3] = [
+/// is a processor that waits for its turn. The comparison of the processors'
+/// TSCs, which are the host's and equal, waits for another processor with a
+/// time limit; while the clock is still `jiffies` and the one who waits is the
+/// one who counts them, that limit is never reached. TCG makes the moment long
+/// in which an interrupt leads to it: `smp_call_function_many()` has queued
+/// its call and not yet sent the interrupt.
+const TCG_PATIENCE: [&str; 4] = [
     "no_timer_check",
+    "tsc=nowatchdog",
     "watchdog_thresh=30",
     "rcupdate.rcu_cpu_stall_timeout=60",
 ];
