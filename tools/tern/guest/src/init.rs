@@ -262,9 +262,8 @@ fn set_sysctls() -> Result<()> {
     let values = [
         // An oops leaves locks held; what runs after it proves nothing.
         ("kernel/panic_on_oops", "1"),
-        // The host asks for stacks through these when time is up.
+        // The host asks for stacks through it when time is up.
         ("kernel/sysrq", "1"),
-        ("kernel/unknown_nmi_panic", "1"),
     ];
     for (name, value) in values {
         let path = Path::new("/proc/sys").join(name);

@@ -162,6 +162,10 @@ impl Machine {
             "loglevel=7".to_string(),
             // With -no-reboot a panic ends QEMU.
             "panic=-1".to_string(),
+            // How a guest that does not listen says where it is: from the
+            // first moment on, and for all processors.
+            "unknown_nmi_panic".to_string(),
+            "panic_sys_info=all_bt".to_string(),
             format!("root={ROOT_TAG}"),
             "rootfstype=9p".to_string(),
             format!("rootflags={P9_OPTIONS},cache=loose"),
@@ -286,8 +290,8 @@ impl Qemu {
         Ok(self.keys.write_all(&[key])?)
     }
 
-    /// Interrupts a guest that does not even listen to its console; init has
-    /// set it to panic then, and that prints a stack.
+    /// Interrupts a guest that does not even listen to its console. It panics
+    /// then, and that prints the stacks of its processors.
     ///
     /// # Errors
     ///

@@ -312,7 +312,7 @@ fn take_stacks(qemu: &mut Qemu, log: &Path) {
         qemu.sysrq(*key)?;
         wait_for_answer(log, before)
     });
-    // A kernel that does not even listen panics then, with a stack.
+    // A kernel that does not even listen panics then, with stacks.
     if let Err(error) = printed.or_else(|_| qemu.inject_nmi()) {
         say(format_args!("{error:#}"));
     }

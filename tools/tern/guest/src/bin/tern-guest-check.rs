@@ -27,6 +27,7 @@ const TESTS: &[(&str, Test)] = &[
     ("the command's output and status are passed on", passes_on),
     ("a missing program is named", missing_program),
     ("a command that takes too long leaves stacks", time_limit),
+    ("a guest that does not come up leaves stacks", boot_limit),
     ("a panic is reported with its log", panic),
     ("a warning outweighs the command's success", warning),
     ("an error of the driver can be allowed", allowed_error),
@@ -147,6 +148,24 @@ fn time_limit(guest: &Guest) -> Result<()> {
     ensure!(
         log.contains("task:sleep"),
         "the log has no stack of the command"
+    );
+    Ok(())
+}
+
+/// The kernel waits for a root file system that never appears. A slow one may
+/// not be that far when time is up, and is interrupted then.
+fn boot_limit(guest: &Guest) -> Result<()> {
+    let options = [
+        "--append=root=/dev/none rootwait",
+        "--boot-timeout=15",
+        "--allow-splat",
+    ];
+    let output = guest.run(&options, "true")?;
+    expect(&output, 126, "did not come up within 15 s")?;
+    let log = fs::read_to_string(guest.log())?;
+    ensure!(
+        log.contains("swapper/0") && log.contains("Call Trace:"),
+        "the log has no stack of the kernel"
     );
     Ok(())
 }
