@@ -121,7 +121,7 @@ TEST_F(move, huge_page_by_collapse)
 	struct drm_tern_stats stats;
 
 	ASSERT_NE(NULL, p);
-	if (madvise(p, HUGE_PAGE, MADV_COLLAPSE))
+	if (tern_collapse(p, HUGE_PAGE))
 		SKIP(return, "the system has no huge page to give");
 	ASSERT_EQ(HUGE_PAGE >> 10, tern_anon_huge(p));
 

@@ -14,7 +14,7 @@ TEST_F_TIMEOUT(ops, collapse, 120)
 	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
 	for (int round = 0; round < 3; round++) {
 		/* Pages that are used may be under way just then, or gone again. */
-		int ret = madvise(self->p, OPS_BYTES, MADV_COLLAPSE);
+		int ret = tern_collapse(self->p, OPS_BYTES);
 
 		ASSERT_TRUE(!ret || (variant->in_use && errno != EFAULT));
 		if (!variant->in_use)
@@ -35,7 +35,7 @@ TEST_F_TIMEOUT(ops, collapse_what_was_split, 120)
 		ASSERT_EQ(0, mprotect(ops_page(self, page), PAGE, PROT_READ | PROT_WRITE));
 	}
 	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
-	ASSERT_EQ(0, madvise(self->p, OPS_BYTES, MADV_COLLAPSE));
+	ASSERT_EQ(0, tern_collapse(self->p, OPS_BYTES));
 	EXPECT_EQ(HUGE_PAGE >> 10, tern_anon_huge(self->p));
 	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }

@@ -390,6 +390,20 @@ static inline long tern_anon_huge(const void *addr)
 	return tern_smaps(addr, "AnonHugePages");
 }
 
+/*
+ * Makes huge pages of a range. Pages that come from the device for it may still wait in another
+ * processor's batch for the LRU, which is EAGAIN and over at the next call. 0, or -1 with errno.
+ */
+static inline int tern_collapse(void *p, size_t bytes)
+{
+	int ret, tries = 10;
+
+	do
+		ret = madvise(p, bytes, MADV_COLLAPSE);
+	while (ret && errno == EAGAIN && --tries);
+	return ret;
+}
+
 /* Writes to a file of debugfs or procfs. */
 static inline int tern_put(const char *path, const char *value)
 {
