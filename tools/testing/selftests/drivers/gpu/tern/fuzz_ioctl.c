@@ -605,6 +605,9 @@ static int run(unsigned long seed)
 		};
 		if (prepare(&randoms[i]))
 			return 2;
+	}
+	/* Only now, for what is mapped after this may lie where a thread has unmapped memory. */
+	for (int i = 0; i < THREADS; i++) {
 		if (pthread_create(&threads[i], NULL, thread, &randoms[i]))
 			return 2;
 	}
