@@ -18,6 +18,10 @@
 #define BYTES (PAGES * PAGE)
 #define KERNEL_ADDRESS 0xffff888000000000UL
 #define USER_END 0x800000000000UL
+#define CGROUP TERN_CGROUPS "/tern-dmirror"
+/* Enough for several rounds of reclaim, in folios of 64 KiB. */
+#define RECLAIM_BYTES (32UL << 20)
+#define RECLAIM_ORDER 4
 /* No other memory is mapped at this distance behind the one that the tests use. */
 #define HOLE (PAGES + 1)
 
@@ -313,6 +317,56 @@ TEST_F(dmirror, unbind)
 	self->fd = open_mirror();
 	ASSERT_LE(0, self->fd);
 	EXPECT_TRUE(is_intact(self));
+}
+
+/* In a child, in the cgroup: reclaim looks at such memory. 0 if all is well. */
+static int reclaim_exclusive(void)
+{
+	static char data[3 * PAGE];
+	struct tern t = {};
+	char *p = tern_map(&t, RECLAIM_BYTES, MADV_NORMAL);
+	int mirror = open_mirror();
+
+	if (!p || mirror < 0 || tern_put(CGROUP "/cgroup.procs", "0"))
+		return 2;
+	tern_write_pattern((unsigned long *)p, RECLAIM_BYTES);
+	for (size_t at = 0; at < RECLAIM_BYTES; at += PAGE << RECLAIM_ORDER) {
+		struct hmm_dmirror_cmd cmd = {
+			.addr = (uintptr_t)p + at,
+			.ptr = (uintptr_t)data,
+			.npages = sizeof(data) / PAGE,
+		};
+
+		if (command(mirror, HMM_DMIRROR_EXCLUSIVE, cmd))
+			return 3;
+	}
+	/* As much of it as can be had; from anonymous memory alone, and not. */
+	for (int i = 0; i < 3; i++) {
+		tern_put(CGROUP "/memory.reclaim", "8M");
+		tern_put(CGROUP "/memory.reclaim", "4M swappiness=200");
+	}
+	return tern_check_pattern((unsigned long *)p, RECLAIM_BYTES, 0) == -1 ? 0 : 4;
+}
+
+/* Some pages of each large folio are not present, and it is mapped all the same. */
+TEST_F(dmirror, exclusive_and_reclaim)
+{
+	struct tern_orders old = {};
+	int status;
+	pid_t pid;
+
+	if (!tern_has_swap() || tern_make_cgroup(CGROUP))
+		SKIP(return, "needs swap, and memory cgroups of version 2");
+	if (tern_choose_order(&old, RECLAIM_ORDER))
+		SKIP(return, "needs a kernel with mTHP");
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(reclaim_exclusive());
+	EXPECT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, tern_restore_orders(&old));
+	EXPECT_EQ(0, rmdir(CGROUP));
 }
 
 /* The names are whose device was there first; the other one works without. */

@@ -669,7 +669,7 @@ static void write_protected(struct __test_metadata *_metadata, struct _test_data
 
 	ASSERT_NE(NULL, p);
 	ASSERT_NE(NULL, any);
-	uffd = tern_userfaultfd(p, BYTES, UFFDIO_REGISTER_MODE_WP);
+	uffd = tern_userfaultfd(p, BYTES, UFFDIO_REGISTER_MODE_WP, 0);
 	if (uffd == -EOPNOTSUPP)
 		SKIP(return, "the kernel has no write protection by userfaultfd");
 	ASSERT_LE(0, uffd);

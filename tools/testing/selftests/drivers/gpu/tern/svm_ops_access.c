@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Somebody else reaches for memory that is on the device: a handler of userfaultfd, a debugger,
- * a block device, a pipe.
+ * Somebody else reaches for memory that is on the device: a handler of userfaultfd, who wants to
+ * know what is written, a debugger, a block device, a pipe.
  */
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <poll.h>
 #include <pthread.h>
@@ -133,7 +134,7 @@ static void *handler_main(void *data)
 static int handler_start(struct handler *h, __u64 mode, char *start, const char *contents)
 {
 	*h = (struct handler){ .mode = mode, .start = start, .contents = contents };
-	h->uffd = tern_userfaultfd(start, SHARED * PAGE, mode);
+	h->uffd = tern_userfaultfd(start, SHARED * PAGE, mode, 0);
 	if (h->uffd < 0)
 		return h->uffd;
 	if (pipe(h->stop))
@@ -220,6 +221,142 @@ TEST_F_TIMEOUT(ops, userfaultfd_write_protect, 120)
 	}
 	EXPECT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
 	EXPECT_EQ(0, handler_end(&h));
+	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
+}
+
+/* The destination has a page, wherever that is. */
+TEST_F_TIMEOUT(ops, userfaultfd_move_onto_the_device, 120)
+{
+	char *from = tern_map(&self->t, PAGE, MADV_NORMAL);
+	struct uffdio_move move = {
+		.dst = (uintptr_t)ops_page(self, SHARED / 2),
+		.src = (uintptr_t)from,
+		.len = PAGE,
+	};
+	int uffd, ret;
+
+	ASSERT_NE(NULL, from);
+	memset(from, 1, PAGE);
+	uffd = tern_userfaultfd(self->p, OPS_BYTES, UFFDIO_REGISTER_MODE_MISSING,
+				UFFD_FEATURE_MOVE);
+	if (uffd == -EOPNOTSUPP || uffd == -EINVAL)
+		SKIP(return, "no userfaultfd, or not for this");
+	ASSERT_LE(0, uffd);
+	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
+	do
+		ret = ioctl(uffd, UFFDIO_MOVE, &move);
+	while (ret && errno == EAGAIN);
+	EXPECT_EQ(-1, ret);
+	EXPECT_EQ(EEXIST, errno);
+	EXPECT_EQ(1, *from);
+	ASSERT_EQ(0, close(uffd));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
+	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
+}
+
+/* Pages from the start that the device writes while the rest of the memory rests. */
+static int write_some(struct _test_data_ops *o, const struct _fixture_variant_ops *variant)
+{
+	if (variant->in_use)
+		return ops_sweeps(o, 2);
+	return quiet_add(o, SHARED, 1) == DRM_TERN_RESULT_OK ? 0 : -ECHILD;
+}
+
+/*
+ * Of @count pages from page @page on, those that were written since the last look, which begins a
+ * new one. -errno on failure.
+ */
+static long scan_written(struct _test_data_ops *o, unsigned long page, unsigned long count)
+{
+	struct page_region regions[OPS_PAGES];
+	struct pm_scan_arg scan = {
+		.size = sizeof(scan),
+		.flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+		.start = (uintptr_t)ops_page(o, page),
+		.end = (uintptr_t)ops_page(o, page + count),
+		.vec = (uintptr_t)regions,
+		.vec_len = ARRAY_SIZE(regions),
+		.category_mask = PAGE_IS_WRITTEN,
+		.return_mask = PAGE_IS_WRITTEN,
+	};
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	long ret, pages = 0;
+
+	if (fd < 0)
+		return -errno;
+	ret = ioctl(fd, PAGEMAP_SCAN, &scan);
+	if (ret < 0)
+		pages = -errno;
+	for (long i = 0; i < ret; i++)
+		pages += (regions[i].end - regions[i].start) / PAGE;
+	close(fd);
+	return pages;
+}
+
+/* PAGEMAP_SCAN tells what the device has written. */
+TEST_F_TIMEOUT(ops, pagemap_scan, 120)
+{
+	int uffd = tern_userfaultfd(self->p, OPS_BYTES, UFFDIO_REGISTER_MODE_WP,
+				    UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED);
+
+	if (uffd == -EOPNOTSUPP || uffd == -EINVAL)
+		SKIP(return, "no userfaultfd, or not for this");
+	ASSERT_LE(0, uffd);
+	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
+	ASSERT_EQ(OPS_PAGES, scan_written(self, 0, OPS_PAGES));
+	for (int round = 0; round < 3; round++) {
+		if (!variant->in_use)
+			EXPECT_EQ(0, scan_written(self, 0, OPS_PAGES));
+		ASSERT_EQ(0, write_some(self, variant));
+		EXPECT_EQ(SHARED, scan_written(self, 0, SHARED));
+		/* In another huge page. */
+		if (!variant->in_use)
+			EXPECT_EQ(0, scan_written(self, OPS_PAGES - 8, 8));
+		scan_written(self, 0, OPS_PAGES);
+	}
+	ASSERT_EQ(0, close(uffd));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
+	if (!variant->in_use)
+		quiet_write(self->p, SHARED, 1);
+	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
+}
+
+/* Of @count pages from page @page on, those with the soft-dirty bit. -errno on failure. */
+static long soft_dirty(struct _test_data_ops *o, unsigned long page, unsigned long count)
+{
+	off_t at = (uintptr_t)ops_page(o, page) / PAGE * sizeof(__u64);
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	__u64 entries[OPS_PAGES];
+	long pages = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (pread(fd, entries, count * sizeof(*entries), at) != count * sizeof(*entries))
+		pages = -EIO;
+	for (unsigned long i = 0; pages >= 0 && i < count; i++)
+		pages += entries[i] >> 55 & 1;
+	close(fd);
+	return pages;
+}
+
+/* So does the soft-dirty bit. */
+TEST_F_TIMEOUT(ops, soft_dirty, 120)
+{
+	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
+	if (!soft_dirty(self, 0, OPS_PAGES))
+		SKIP(return, "a kernel without soft-dirty");
+	for (int round = 0; round < 3; round++) {
+		ASSERT_EQ(0, tern_put("/proc/self/clear_refs", "4"));
+		if (!variant->in_use)
+			EXPECT_EQ(0, soft_dirty(self, 0, OPS_PAGES));
+		ASSERT_EQ(0, write_some(self, variant));
+		EXPECT_EQ(SHARED, soft_dirty(self, 0, SHARED));
+		if (!variant->in_use)
+			EXPECT_EQ(0, soft_dirty(self, OPS_PAGES - 8, 8));
+	}
+	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
+	if (!variant->in_use)
+		quiet_write(self->p, SHARED, 1);
 	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }
 

@@ -3,8 +3,6 @@
  * The kernel itself handles memory that was or is on the device: it collapses it to huge pages,
  * swaps it out, merges what is equal, and keeps in memory what is locked.
  */
-#include <sys/sysinfo.h>
-
 #include "svm_ops.h"
 
 /* What is on the device becomes a huge page, or is one. */
@@ -51,13 +49,6 @@ TEST_F_TIMEOUT(ops, pageout_on_device, 120)
 	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }
 
-static bool has_swap(void)
-{
-	struct sysinfo system;
-
-	return !sysinfo(&system) && system.freeswap;
-}
-
 /* Has each page brought back, and says to swap all of it out. */
 static int page_out(const struct _test_data_ops *o)
 {
@@ -69,7 +60,7 @@ static int page_out(const struct _test_data_ops *o)
 /* Memory goes from the device to swap and back. */
 TEST_F_TIMEOUT(ops, swapped_out, 120)
 {
-	if (!has_swap())
+	if (!tern_has_swap())
 		SKIP(return, "the system has no swap");
 	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
 	for (int round = 0; round < 2; round++) {
@@ -90,7 +81,7 @@ TEST_F_TIMEOUT(ops, swapped_out_by_a_child, 120)
 {
 	pid_t pid;
 
-	if (!has_swap())
+	if (!tern_has_swap())
 		SKIP(return, "the system has no swap");
 	pid = fork();
 	ASSERT_LE(0, pid);

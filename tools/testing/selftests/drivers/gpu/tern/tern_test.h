@@ -22,6 +22,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -384,6 +385,13 @@ static inline long tern_smaps(const void *addr, const char *field)
 	return value;
 }
 
+static inline int tern_has_swap(void)
+{
+	struct sysinfo system;
+
+	return !sysinfo(&system) && system.freeswap;
+}
+
 /* KiB of huge pages in the VMA that has @addr; -1 if it cannot be told. */
 static inline long tern_anon_huge(const void *addr)
 {
@@ -623,13 +631,13 @@ static inline int tern_has_userfaultfd(void)
 }
 
 /*
- * A userfaultfd for @bytes from @p, registered in @mode. It can be polled. -errno if there is none,
- * -EOPNOTSUPP if the kernel cannot do that.
+ * A userfaultfd with @features for @bytes from @p, registered in @mode. It can be polled. -errno if
+ * there is none, -EOPNOTSUPP if the kernel cannot do that.
  */
-static inline int tern_userfaultfd(const void *p, size_t bytes, __u64 mode)
+static inline int tern_userfaultfd(const void *p, size_t bytes, __u64 mode, __u64 features)
 {
 	const __u64 needs = mode == UFFDIO_REGISTER_MODE_WP ? UFFD_FEATURE_PAGEFAULT_FLAG_WP : 0;
-	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
 	struct uffdio_register memory = { .range = { (uintptr_t)p, bytes }, .mode = mode };
 	int uffd, ret = 0;
 

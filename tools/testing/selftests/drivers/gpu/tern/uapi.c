@@ -497,7 +497,7 @@ static unsigned long *unresolved_memory(struct tern *t, int *uffd)
 {
 	unsigned long *p = tern_map(t, PAGE, MADV_NOHUGEPAGE);
 
-	*uffd = tern_userfaultfd(p, PAGE, UFFDIO_REGISTER_MODE_MISSING);
+	*uffd = tern_userfaultfd(p, PAGE, UFFDIO_REGISTER_MODE_MISSING, 0);
 	return *uffd < 0 ? NULL : p;
 }
 
