@@ -66,7 +66,8 @@ impl Kernel {
     /// How many times as long as on the others tests take on it, at most.
     pub fn time_factor(self) -> u32 {
         match self {
-            Self::Debug | Self::BaseDebug | Self::Kmsan => 16,
+            Self::Kmsan => 32,
+            Self::Debug | Self::BaseDebug => 16,
             Self::Tern | Self::Base | Self::Release => 1,
         }
     }
