@@ -13,6 +13,8 @@
 
 #include "svm_ops.h"
 
+/* A bit of /proc/PID/pagemap. */
+#define PAGEMAP_SOFT_DIRTY 0x0080000000000000ULL
 /* Pages of which others write what the device lets be, while it uses the rest: the first ones. */
 #define SHARED (OPS_PAGES / 8)
 
@@ -239,7 +241,7 @@ TEST_F_TIMEOUT(ops, userfaultfd_move_onto_the_device, 120)
 	memset(from, 1, PAGE);
 	uffd = tern_userfaultfd(self->p, OPS_BYTES, UFFDIO_REGISTER_MODE_MISSING,
 				UFFD_FEATURE_MOVE);
-	if (uffd == -EOPNOTSUPP || uffd == -EINVAL)
+	if (uffd == -EOPNOTSUPP)
 		SKIP(return, "no userfaultfd, or not for this");
 	ASSERT_LE(0, uffd);
 	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
@@ -254,18 +256,41 @@ TEST_F_TIMEOUT(ops, userfaultfd_move_onto_the_device, 120)
 	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }
 
-/* Looks for what was written. One is enough where each page has to fault for all that use it. */
-static int looks(const struct _fixture_variant_ops *variant)
-{
-	return variant->in_use ? 1 : 3;
-}
-
 /* Pages from the start that the device writes while the rest of the memory rests. */
 static int write_some(struct _test_data_ops *o, const struct _fixture_variant_ops *variant)
 {
 	if (variant->in_use)
 		return ops_sweeps(o, 2);
 	return quiet_add(o, SHARED, 1) == DRM_TERN_RESULT_OK ? 0 : -ECHILD;
+}
+
+/*
+ * Has what the device writes found by @written: of pages from one page on, how many were written
+ * since @forget.
+ */
+static void finds_written(struct __test_metadata *_metadata, struct _test_data_ops *self,
+			  const struct _fixture_variant_ops *variant,
+			  int (*forget)(struct _test_data_ops *o),
+			  long (*written)(struct _test_data_ops *o, unsigned long page,
+					  unsigned long count))
+{
+	/* One is enough where each page has to fault for all that use it. */
+	const int looks = variant->in_use ? 1 : 3;
+
+	for (int look = 0; look < looks; look++) {
+		ASSERT_EQ(0, forget(self));
+		if (!variant->in_use)
+			EXPECT_EQ(0, written(self, 0, OPS_PAGES));
+		ASSERT_EQ(0, write_some(self, variant));
+		EXPECT_EQ(SHARED, written(self, 0, SHARED));
+		/* In another huge page. */
+		if (!variant->in_use)
+			EXPECT_EQ(0, written(self, OPS_PAGES - 8, 8));
+	}
+	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
+	if (!variant->in_use)
+		quiet_write(self->p, SHARED, 1);
+	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }
 
 /*
@@ -299,32 +324,26 @@ static long scan_written(struct _test_data_ops *o, unsigned long page, unsigned 
 	return pages;
 }
 
+static int scan_forget(struct _test_data_ops *o)
+{
+	long pages = scan_written(o, 0, OPS_PAGES);
+
+	return pages < 0 ? pages : 0;
+}
+
 /* PAGEMAP_SCAN tells what the device has written. */
 TEST_F_TIMEOUT(ops, pagemap_scan, 120)
 {
 	int uffd = tern_userfaultfd(self->p, OPS_BYTES, UFFDIO_REGISTER_MODE_WP,
 				    UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED);
 
-	if (uffd == -EOPNOTSUPP || uffd == -EINVAL)
+	if (uffd == -EOPNOTSUPP)
 		SKIP(return, "no userfaultfd, or not for this");
 	ASSERT_LE(0, uffd);
 	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
 	ASSERT_EQ(OPS_PAGES, scan_written(self, 0, OPS_PAGES));
-	for (int look = 0; look < looks(variant); look++) {
-		if (!variant->in_use)
-			EXPECT_EQ(0, scan_written(self, 0, OPS_PAGES));
-		ASSERT_EQ(0, write_some(self, variant));
-		EXPECT_EQ(SHARED, scan_written(self, 0, SHARED));
-		/* In another huge page. */
-		if (!variant->in_use)
-			EXPECT_EQ(0, scan_written(self, OPS_PAGES - 8, 8));
-		scan_written(self, 0, OPS_PAGES);
-	}
+	finds_written(_metadata, self, variant, scan_forget, scan_written);
 	ASSERT_EQ(0, close(uffd));
-	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
-	if (!variant->in_use)
-		quiet_write(self->p, SHARED, 1);
-	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }
 
 /* Of @count pages from page @page on, those with the soft-dirty bit. -errno on failure. */
@@ -340,9 +359,14 @@ static long soft_dirty(struct _test_data_ops *o, unsigned long page, unsigned lo
 	if (pread(fd, entries, count * sizeof(*entries), at) != count * sizeof(*entries))
 		pages = -EIO;
 	for (unsigned long i = 0; pages >= 0 && i < count; i++)
-		pages += entries[i] >> 55 & 1;
+		pages += !!(entries[i] & PAGEMAP_SOFT_DIRTY);
 	close(fd);
 	return pages;
+}
+
+static int soft_dirty_forget(struct _test_data_ops *o __attribute__((unused)))
+{
+	return tern_put("/proc/self/clear_refs", "4");
 }
 
 /* So does the soft-dirty bit. */
@@ -351,19 +375,7 @@ TEST_F_TIMEOUT(ops, soft_dirty, 120)
 	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
 	if (!soft_dirty(self, 0, OPS_PAGES))
 		SKIP(return, "a kernel without soft-dirty");
-	for (int look = 0; look < looks(variant); look++) {
-		ASSERT_EQ(0, tern_put("/proc/self/clear_refs", "4"));
-		if (!variant->in_use)
-			EXPECT_EQ(0, soft_dirty(self, 0, OPS_PAGES));
-		ASSERT_EQ(0, write_some(self, variant));
-		EXPECT_EQ(SHARED, soft_dirty(self, 0, SHARED));
-		if (!variant->in_use)
-			EXPECT_EQ(0, soft_dirty(self, OPS_PAGES - 8, 8));
-	}
-	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
-	if (!variant->in_use)
-		quiet_write(self->p, SHARED, 1);
-	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
+	finds_written(_metadata, self, variant, soft_dirty_forget, soft_dirty);
 }
 
 /* Ways by which another process reads or writes @bytes of this one's memory; 0 if it could. */

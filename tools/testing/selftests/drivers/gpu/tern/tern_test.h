@@ -385,13 +385,6 @@ static inline long tern_smaps(const void *addr, const char *field)
 	return value;
 }
 
-static inline int tern_has_swap(void)
-{
-	struct sysinfo system;
-
-	return !sysinfo(&system) && system.freeswap;
-}
-
 /* KiB of huge pages in the VMA that has @addr; -1 if it cannot be told. */
 static inline long tern_anon_huge(const void *addr)
 {
@@ -410,6 +403,14 @@ static inline int tern_collapse(void *p, size_t bytes)
 		ret = madvise(p, bytes, MADV_COLLAPSE);
 	while (ret && errno == EAGAIN && --tries);
 	return ret;
+}
+
+/* Whether there is room in swap. */
+static inline int tern_has_swap(void)
+{
+	struct sysinfo system;
+
+	return !sysinfo(&system) && system.freeswap;
 }
 
 /* Writes to a file of debugfs or procfs. */
@@ -648,7 +649,7 @@ static inline int tern_userfaultfd(const void *p, size_t bytes, __u64 mode, __u6
 	if (uffd < 0)
 		return -errno;
 	if (ioctl(uffd, UFFDIO_API, &api))
-		ret = -errno;
+		ret = errno == EINVAL ? -EOPNOTSUPP : -errno;
 	else if ((api.features & needs) != needs)
 		ret = -EOPNOTSUPP;
 	else if (ioctl(uffd, UFFDIO_REGISTER, &memory))
