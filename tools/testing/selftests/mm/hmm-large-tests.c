@@ -1004,6 +1004,56 @@ TEST_F_TIMEOUT(hmm_large, evict_huge_page_partly, 60)
 	EXPECT_TRUE(holds(ptr, area_pages, 1));
 }
 
+/* How many huge pages were found to be mapped in part; -1 if that cannot be told. */
+static long partly_mapped(void)
+{
+	char line[128];
+	long count = -1;
+	FILE *file = fopen("/proc/vmstat", "r");
+
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "thp_deferred_split_page %ld", &count) == 1)
+			break;
+	}
+	if (file)
+		fclose(file);
+	return count;
+}
+
+/* Else nothing gets back the memory of the other pages. */
+TEST_F_TIMEOUT(hmm_large, evicted_part_is_queued_for_a_split, 60)
+{
+	char *whole = huge_on_dev(self->fd, 1, 2);
+	char *ptr = huge_on_dev(self->fd, 1, 1);
+	long before;
+
+	ASSERT_NE(whole, NULL);
+	ASSERT_NE(ptr, NULL);
+	ASSERT_EQ(madvise(ptr + page_size, area_size - page_size, MADV_DONTNEED), 0);
+	before = partly_mapped();
+	ASSERT_LE(0, before);
+	ASSERT_EQ(evict(self->fd), 0);
+	EXPECT_EQ(on_device(self->fd, whole, area_pages), 0);
+	EXPECT_EQ(on_device(self->fd, ptr, 1), 0);
+	EXPECT_TRUE(is_huge(self->fd, whole, area_pages));
+	EXPECT_EQ(partly_mapped(), before + 1);
+	EXPECT_TRUE(holds(ptr, 1, 1));
+	EXPECT_TRUE(holds(whole, area_pages, 2));
+}
+
+/* The device has to find memory of its own again, of which it asks for a few pages at a time. */
+TEST_F_TIMEOUT(hmm_large, device_reads_its_huge_page_in_parts, 60)
+{
+	char *ptr = huge_on_dev(self->fd, 1, 1);
+
+	ASSERT_NE(ptr, NULL);
+	ASSERT_EQ(mprotect(ptr, area_size, PROT_READ), 0);
+	ASSERT_EQ(device_range(self->fd, HMM_DMIRROR_READ, ptr, area_pages, mirror), 0);
+	EXPECT_EQ(on_device(self->fd, ptr, area_pages), area_pages);
+	EXPECT_TRUE(is_huge(self->fd, ptr, area_pages));
+	EXPECT_TRUE(holds(mirror, area_pages, 1));
+}
+
 /*
  * The only process that maps a folio exits while it is evicted. What is left is
  * to drop the folio, without a look at what was its anon_vma.
@@ -1212,6 +1262,40 @@ TEST_F_TIMEOUT(hmm_large, filled_hole_is_soft_dirty, 60)
 		EXPECT_EQ(with_bit(ptr, area_pages, PM_SOFT_DIRTY), area_pages);
 		EXPECT_TRUE(holds(ptr, area_pages, 0));
 		EXPECT_EQ(with_bit(ptr, area_pages, PM_SOFT_DIRTY), area_pages);
+	}
+}
+
+/* The bits outlive what makes the memory read-only on the device. */
+TEST_F_TIMEOUT(hmm_large, soft_dirty_stays, 60)
+{
+	unsigned int i;
+	pid_t pid;
+	char *ptr;
+
+	if (!softdirty_supported())
+		SKIP(return, "the kernel has no soft-dirty bits");
+	for (i = 0; i < 4; i++) {
+		ptr = map_areas(1);
+		ASSERT_NE(ptr, NULL);
+		if (i & 1)
+			ASSERT_EQ(madvise(ptr, area_size, MADV_NOHUGEPAGE), 0);
+		clear_softdirty();
+		ASSERT_EQ(to_dev(self->fd, ptr, area_pages), 0);
+		ASSERT_EQ(with_bit(ptr, area_pages, PM_SOFT_DIRTY), area_pages);
+		if (i & 2) {
+			pid = fork();
+			ASSERT_GE(pid, 0);
+			if (!pid)
+				_exit(0);
+			ASSERT_EQ(waitpid(pid, NULL, 0), pid);
+		} else {
+			ASSERT_EQ(mprotect(ptr, area_size, PROT_READ), 0);
+			ASSERT_EQ(mprotect(ptr, area_size,
+					   PROT_READ | PROT_WRITE), 0);
+		}
+		EXPECT_EQ(on_device(self->fd, ptr, area_pages), area_pages);
+		EXPECT_EQ(with_bit(ptr, area_pages, PM_SOFT_DIRTY), area_pages);
+		EXPECT_TRUE(holds(ptr, area_pages, 0));
 	}
 }
 

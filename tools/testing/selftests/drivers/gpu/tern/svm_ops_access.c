@@ -256,6 +256,37 @@ TEST_F_TIMEOUT(ops, userfaultfd_move_onto_the_device, 120)
 	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }
 
+/* What is on the device cannot be moved, but is no hole. */
+TEST_F_TIMEOUT(ops, userfaultfd_move_from_the_device, 120)
+{
+	unsigned long *from = tern_resident(&self->t, OPS_BYTES, variant->advice);
+	char *to = tern_map(&self->t, OPS_BYTES, variant->advice);
+	struct uffdio_move move = {
+		.dst = (uintptr_t)to,
+		.src = (uintptr_t)from,
+		.len = HUGE_PAGE,
+	};
+	int uffd, ret;
+
+	ASSERT_NE(NULL, from);
+	ASSERT_NE(NULL, to);
+	uffd = tern_userfaultfd(to, OPS_BYTES, UFFDIO_REGISTER_MODE_MISSING, UFFD_FEATURE_MOVE);
+	if (uffd == -EOPNOTSUPP)
+		SKIP(return, "no userfaultfd, or not for this");
+	ASSERT_LE(0, uffd);
+	ASSERT_EQ(0, ops_use(self, variant, 0, OPS_PAGES));
+	do
+		ret = ioctl(uffd, UFFDIO_MOVE, &move);
+	while (ret && errno == EAGAIN);
+	EXPECT_EQ(-1, ret);
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(-EFAULT, move.move);
+	ASSERT_EQ(0, close(uffd));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
+	EXPECT_TRUE(ops_holds(self, from, 0, OPS_PAGES));
+	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
+}
+
 /* Pages from the start that the device writes while the rest of the memory rests. */
 static int write_some(struct _test_data_ops *o, const struct _fixture_variant_ops *variant)
 {
