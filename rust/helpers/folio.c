@@ -47,6 +47,11 @@ __rust_helper bool rust_helper_folio_test_locked(const struct folio *folio)
 	return folio_test_locked(folio);
 }
 
+__rust_helper bool rust_helper_folio_test_lru(const struct folio *folio)
+{
+	return folio_test_lru(folio);
+}
+
 __rust_helper bool rust_helper_folio_test_anon(const struct folio *folio)
 {
 	return folio_test_anon(folio);

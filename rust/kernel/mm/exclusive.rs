@@ -162,14 +162,15 @@ mod tests {
     fn the_cpu_has_the_page_again_after_the_device() -> Result {
         let vram = vram()?;
         let area = Area::new()?;
-        let notifier = watch(&area, 0..4, None, Some(vram.owner()))?;
+        let notifier = watch(&area, 0..4, Some(1), Some(vram.owner()))?;
         let read = notifier.read_begin();
 
         let range = area.range(2..3);
         let page = ExclusivePage::new(&area.mm().mmap_read_lock(), range.start, vram.owner())?;
         // The driver's own event, and no other.
         assert_eq!(notifier.ignored.load(Relaxed), 1);
-        drop(read.lock()?);
+        assert_eq!(notifier.first.load(Relaxed), 0);
+        assert_eq!(read.lock()?.entry, Some(1));
         assert!(page.folio().is_locked());
         assert_eq!(page.folio().nr_pages(), 1);
         assert_eq!(page.index(), 0);

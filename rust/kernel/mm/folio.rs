@@ -297,6 +297,19 @@ impl Folio {
         unsafe { bindings::folio_ref_count(self.as_raw()) }
     }
 
+    /// Returns whether nobody but the caller, who has one reference, has ever got to know the
+    /// folio: it is on no list of the system's memory, and in no mapping, not even a former one.
+    #[inline]
+    pub fn is_new(&self) -> bool {
+        // SAFETY: The pointer is valid since `self` is a reference.
+        let is_listed = || unsafe {
+            bindings::folio_test_lru(self.as_raw())
+                || !bindings::folio_mapping(self.as_raw()).is_null()
+        };
+
+        self.ref_count() == 1 && !self.is_anon() && !is_listed()
+    }
+
     /// Returns page number `index` of the folio, for access by the CPU.
     ///
     /// Returns [`None`] if `index` is not below [`Folio::nr_pages`] or the CPU cannot access the

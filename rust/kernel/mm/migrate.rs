@@ -560,9 +560,18 @@ impl<K: Kind> Drop for Migration<'_, K> {
     }
 }
 
-/// Puts `folio` into the empty slot of a destination, unless it has another order or is not new.
-fn put(slot: &mut usize, order: u32, folio: LockedFolio) -> Result<(), LockedFolio> {
-    if folio.order() != order || folio.ref_count() != 1 {
+/// Puts `folio` into the empty slot of a destination for `source`, or a part of it, unless it has
+/// another order, is not new, or is not on the other side: system memory does not migrate to system
+/// memory here, where filesystems are not asked.
+fn put(
+    slot: &mut usize,
+    source: Source<'_>,
+    order: u32,
+    folio: LockedFolio,
+) -> Result<(), LockedFolio> {
+    let crosses = folio.is_device_private() || source.folio().is_none_or(Folio::is_device_private);
+
+    if folio.order() != order || !folio.is_new() || !crosses {
         return Err(folio);
     }
 
@@ -850,20 +859,20 @@ impl Entry<'_> {
 
     /// Migrates to `folio`.
     ///
-    /// Gives it back if it has another order than the source, if somebody else has a reference to
-    /// it (it must be new), or if a destination is set already.
+    /// Gives it back if it has another order than the source, if it is not [new](Folio::is_new), if
+    /// both are system memory, or if a destination is set already.
     pub fn set(&mut self, folio: LockedFolio) -> Result<(), LockedFolio> {
         if self.is_set() {
             return Err(folio);
         }
 
-        put(&mut self.dst[0], self.source.order, folio)
+        put(&mut self.dst[0], self.source, self.source.order, folio)
     }
 
     /// Migrates to folios of order `order`, which together have the size of the source.
     ///
     /// `get` returns a new folio of that order for the pages from the given number within the entry
-    /// on. If it fails, or the folio has another order or is not new ([`EINVAL`]), no destination
+    /// on. If it fails, or the folio is none that [`Entry::set`] takes ([`EINVAL`]), no destination
     /// is set, so that a large folio is not split for a part of it. The same if one is set already
     /// ([`EBUSY`]), and if the source cannot be split into folios of this order ([`EINVAL`]): it is
     /// smaller, or `order` is 1, which anonymous memory does not have.
@@ -880,7 +889,8 @@ impl Entry<'_> {
         }
 
         for page in (0..self.dst.len()).step_by(1 << order) {
-            let set = |folio| put(&mut self.dst[page], order, folio).map_err(|_| EINVAL);
+            let set =
+                |folio| put(&mut self.dst[page], self.source, order, folio).map_err(|_| EINVAL);
             let result = get(page).and_then(set);
 
             if result.is_err() {
@@ -938,7 +948,7 @@ impl Entry<'_> {
         let (order, nr_pages) = (folio.order(), folio.nr_pages());
         let fits = order != 1 && page % nr_pages == 0 && nr_pages <= self.dst.len() - page;
 
-        (fits && put(&mut self.dst[page], order, folio).is_ok()).then_some(nr_pages)
+        (fits && put(&mut self.dst[page], self.source, order, folio).is_ok()).then_some(nr_pages)
     }
 }
 
@@ -1252,7 +1262,10 @@ mod tests {
         testing::*,
         *, //
     };
-    use crate::sync::atomic::Relaxed;
+    use crate::sync::{
+        aref::ARef,
+        atomic::Relaxed, //
+    };
 
     const ORDER: u32 = 4;
 
@@ -1377,6 +1390,35 @@ mod tests {
         assert_eq!(vram.freed.load(Relaxed), 2);
         assert!(area.read(0..3)?[..] == contents(0..3)?[..]);
         assert_eq!(vram.freed.load(Relaxed), 4);
+        Ok(())
+    }
+
+    #[test]
+    fn a_destination_is_new_and_on_the_other_side() -> Result {
+        let vram = vram()?;
+        let area = Area::new()?;
+        let mut buffer = Buffer::new(2, GFP_KERNEL)?;
+        let mut used = None;
+
+        area.write(0, &[1; 2 * PAGE_SIZE])?;
+        {
+            let mmap = area.mm().mmap_read_lock();
+            let range = area.range(0..2);
+            let vma = mmap.vma_lookup(range.start).ok_or(EFAULT)?;
+            let setup = Setup::new(&mmap, vma, range, Select::SYSTEM);
+            let mut collected = setup.collect(&mut buffer)?;
+
+            for mut entry in collected.entries() {
+                used = entry.folio().map(ARef::from);
+                assert!(entry.set(alloc(0)?).is_err());
+                assert!(entry.set(init_folio(&vram, entry.index(), 0)?).is_ok());
+            }
+        }
+
+        let used = used.ok_or(ENOENT)?;
+        area.unmap(0..2)?;
+        assert!(!used.is_new());
+        assert!(alloc(0)?.is_new());
         Ok(())
     }
 

@@ -202,13 +202,17 @@ impl VmFault {
 
     /// Returns the folio that the address maps to. Its lock is held by the caller of
     /// [`DevicePagemapOps::migrate_to_ram`].
+    ///
+    /// The page may belong to another folio after each [collection](super::migrate::Setup::collect)
+    /// for this fault, which may split it, so this is a reference of its own. While it is held, the
+    /// folio neither migrates nor is split.
     #[inline]
-    pub fn folio(&self) -> &Folio {
+    pub fn folio(&self) -> ARef<Folio> {
         // SAFETY: By the type invariants the page is valid.
         let folio = unsafe { bindings::page_folio(self.page()) };
 
-        // SAFETY: By the type invariants the folio is referenced as long as `self` exists.
-        unsafe { Folio::from_raw(folio) }
+        // SAFETY: By the type invariants the folio is referenced now.
+        unsafe { Folio::from_raw(folio) }.into()
     }
 
     /// Returns the page-table level at which the fault was found.

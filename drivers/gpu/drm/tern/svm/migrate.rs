@@ -344,7 +344,7 @@ fn set_largest(
 /// Takes no lock but the folio's, so that faults of all processes run side by side.
 pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), FaultError> {
     let vma = fault.vma();
-    let origin: Arc<Origin> = match memory.folio_data(fault.folio()) {
+    let origin: Arc<Origin> = match memory.folio_data(&fault.folio()) {
         Some(origin) => origin.into(),
         None => return Err(FaultError::Sigbus),
     };
