@@ -69,7 +69,8 @@ impl Runner {
     }
 
     /// Runs `suite`, prints its results and counts them in `totals`. Returns
-    /// what each test counted as, or nothing when the user has interrupted it.
+    /// what each test itself said, whatever the table makes of it, or nothing
+    /// when the user has interrupted it.
     ///
     /// # Errors
     ///
@@ -121,7 +122,7 @@ impl Runner {
         if book.failed {
             println!("   see {}", shown(&log));
         }
-        Ok(Some(book.counted))
+        Ok(Some(book.cases))
     }
 
     /// What the kernel does not have that `suite` needs.
@@ -245,8 +246,6 @@ struct Book<'a> {
     totals: &'a mut Totals,
     /// What the program said, before the table is asked.
     cases: Vec<Case>,
-    /// The same, as the table counts it.
-    counted: Vec<Case>,
     last: Instant,
     start: Instant,
     /// The newest line of output.
@@ -262,7 +261,6 @@ impl<'a> Book<'a> {
             suite,
             totals,
             cases: Vec::new(),
-            counted: Vec::new(),
             last: now,
             start: now,
             line: String::new(),
@@ -316,10 +314,6 @@ impl<'a> Book<'a> {
         );
         self.totals.add(&verdict);
         self.failed |= verdict.is_failure();
-        self.counted.push(Case {
-            name: case.name.clone(),
-            verdict,
-        });
         self.cases.push(case);
     }
 
@@ -366,9 +360,14 @@ impl<'a> Book<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comparison::Comparison;
     use crate::suite::read_table;
 
     fn run(format: &str, script: &str, timeout: u64) -> Totals {
+        run_and_see(format, script, timeout).0
+    }
+
+    fn run_and_see(format: &str, script: &str, timeout: u64) -> (Totals, Vec<Case>) {
         let directory = tempfile::tempdir().unwrap();
         let table = format!(
             "[[suite]]\nname = \"s\"\nabout = \"x\"\nrun = \"host\"\nformat = \"{format}\"\n\
@@ -379,8 +378,8 @@ mod tests {
         let suite = &read_table(&table).unwrap()[0];
         let runner = Runner::new(plan(directory.path())).unwrap();
         let mut totals = Totals::default();
-        assert!(runner.run(suite, &mut totals).unwrap().is_some());
-        totals
+        let cases = runner.run(suite, &mut totals).unwrap().unwrap();
+        (totals, cases)
     }
 
     fn plan(directory: &Path) -> Plan {
@@ -443,6 +442,23 @@ mod tests {
         assert_eq!(run("tap", script, 60), totals(1, 0, 1));
         let script = "echo 1..1; echo ok 1 known";
         assert_eq!(run("tap", script, 60), totals(1, 0, 0));
+    }
+
+    #[test]
+    fn what_is_compared_is_what_the_tests_said() {
+        let script = "echo 1..2; echo not ok 1 known; echo ok 2 may '#' SKIP why; exit 1";
+        let (sum, cases) = run_and_see("tap", script, 60);
+        assert_eq!(sum, totals(0, 0, 2));
+        let mut table = Comparison::default();
+        table.add("one", &cases);
+        let (_, cases) = run_and_see("tap", &script.replace("not ok 1 known", "ok 1 known"), 60);
+        table.add("other", &cases);
+        let skipped = "echo 1..2; echo ok 1 known '#' SKIP why; echo ok 2 may '#' SKIP why";
+        let (_, cases) = run_and_see("tap", skipped, 60);
+        table.add("third", &cases);
+        let rows = "known  failed    passed    skipped   differs\n\
+                    may    skipped   skipped   skipped \n1 of 2 tests gave the same";
+        assert!(table.to_string().ends_with(rows), "{table}");
     }
 
     #[test]
