@@ -32,19 +32,22 @@ pub(crate) const FILES: &[File<TernDriver>] = &[
     File::new(c"engines", engines),
 ];
 
-/// Counters of all address spaces since the driver was bound, and what was evicted of that which
-/// moved to the system.
+/// Counters of all address spaces since the driver was bound, what was evicted of that which moved
+/// to the system, and which folios the system did not have for it.
 fn stats(dev: &TernDevice<Registered>, m: &SeqFile) {
     let gpu: &Gpu = dev;
     let monitor = &gpu.memory.monitor;
-    let [huge, mid, small] = monitor.evicted.counts();
 
     for (name, count) in monitor.stats.counts() {
         seq_print!(m, "{}:\t{}\n", name, count.get());
     }
-    seq_print!(m, "evicted-2M:\t{}\n", huge);
-    seq_print!(m, "evicted-mthp:\t{}\n", mid);
-    seq_print!(m, "evicted-4K:\t{}\n", small);
+    for (name, folios) in [("evicted", &monitor.evicted), ("lacking", &monitor.lacking)] {
+        let [huge, mid, small] = folios.counts();
+
+        seq_print!(m, "{}-2M:\t{}\n", name, huge);
+        seq_print!(m, "{}-mthp:\t{}\n", name, mid);
+        seq_print!(m, "{}-4K:\t{}\n", name, small);
+    }
     seq_print!(m, "invalidations:\t{}\n", monitor.invalidations.get());
 }
 

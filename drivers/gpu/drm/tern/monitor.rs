@@ -56,6 +56,8 @@ pub(crate) struct Monitor {
     /// resident memory.
     pub(crate) stats: Stats,
     pub(crate) evicted: Moved,
+    /// Folios of the system that migrations wanted and did not get.
+    pub(crate) lacking: Moved,
     pub(crate) invalidations: Counter,
 }
 
@@ -66,6 +68,7 @@ impl Monitor {
             name: CString::try_from(dev.name())?,
             stats: Stats::default(),
             evicted: Moved::default(),
+            lacking: Moved::default(),
             invalidations: Counter::default(),
         })
     }
@@ -117,6 +120,14 @@ impl Monitor {
         self.invalidations.add(1);
         // SAFETY: `dev` is a C string.
         unsafe { trace::tern_invalidate(dev, asid, start, end, kind, mapped) };
+    }
+
+    /// The system had no folio of `order` for a migration, which goes on with smaller ones, if any.
+    pub(crate) fn lacks(&self, order: u32) {
+        let mut sizes = Sizes::default();
+
+        sizes.count(order);
+        self.lacking.add(&sizes);
     }
 
     /// A migration has ended.

@@ -44,7 +44,7 @@ impl Counter {
     }
 }
 
-/// Folios that moved in one direction, by size.
+/// Folios that moved in one direction, or could not, by size.
 #[derive(Default)]
 pub(crate) struct Moved {
     huge: Counter,

@@ -119,8 +119,11 @@ impl<'a> Copying<'a> {
         range: Where,
         to_device: bool,
     ) -> Result<Self> {
-        let mut batch = Batch::with_capacity(4)?;
-        let mut mappings = KVec::new();
+        // At once, since each further allocation is one more that can fail. A single copy is cut
+        // into one for each engine.
+        let copies = collected.copies().count();
+        let mut batch = Batch::with_capacity(copies.max(memory.copies.len()))?;
+        let mut mappings = KVec::with_capacity(copies, GFP_KERNEL)?;
 
         for copy in collected.copies() {
             add_copy(memory, &mut batch, &mut mappings, &copy)?;
@@ -407,7 +410,9 @@ fn is_waited_for(fault: &VmFault, first: usize, nr_pages: usize) -> bool {
 ///
 /// [`to_move`]: crate::svm::fault::to_move
 ///
-/// Errors: `ENOMEM`; any other one means that the device did not do it. Nothing has moved then.
+/// Errors: `ENOMEM` if there was no memory for all of it, where what there was memory for has moved,
+/// so that who tries again gets further each time; any other one means that the device did not do
+/// it, and nothing has moved.
 pub(crate) fn back_to_system(
     vm: &Vm,
     mmap: &MmapReadGuard<'_>,
@@ -418,7 +423,7 @@ pub(crate) fn back_to_system(
 ) -> Result<usize> {
     let start = Instant::<Monotonic>::now();
     let (memory, stats): (&DeviceMemory, &Stats) = (&vm.memory, &vm.origin.stats);
-    let mut any = false;
+    let (mut any, mut complete) = (false, Ok(()));
 
     let select = Select::DEVICE_PRIVATE | whole(vm.moves_large);
     let mut collected = Setup::new(mmap, vma, range.clone(), select)
@@ -431,16 +436,19 @@ pub(crate) fn back_to_system(
 
         // The core collects holes, too; they stay holes.
         if !entry.is_hole() && block.wants_any(&(start..end)) {
-            set_largest(&mut entry, vm.moves_large, get)?;
-            any = true;
+            match set_largest(&mut entry, vm.moves_large, get) {
+                Ok(()) => any = true,
+                Err(e) => complete = Err(e),
+            }
         }
     }
     if !any {
-        return Ok(0);
+        return complete.map(|()| 0);
     }
     let copying = Copying::start(memory, &collected, Where::Addresses(range), false)?;
     stats.collect_ns.add_since(start);
-    finish(memory, collected, copying, stats)
+    let moved = finish(memory, collected, copying, stats)?;
+    complete.map(|()| moved)
 }
 
 /// Allocates system memory for `addr` in `vma`, by its memory policy; a large folio only if that
@@ -457,8 +465,11 @@ fn alloc_system(
         GFP_HIGHUSER_MOVABLE
     };
 
-    memory.fail_injected()?;
-    Folio::alloc_for_vma(vma, addr, order, flags).map(Folio::lock)
+    memory
+        .fail_injected()
+        .and_then(|()| Folio::alloc_for_vma(vma, addr, order, flags))
+        .inspect_err(|_| memory.monitor.lacks(order))
+        .map(Folio::lock)
 }
 
 /// What to bring back for a CPU fault by itself: the whole folio, or a group of single pages.
@@ -543,7 +554,9 @@ fn evict_block(memory: &DeviceMemory, start: usize, buf: &mut migrate::Buffer) -
             } else {
                 GFP_HIGHUSER_MOVABLE
             };
-            Folio::alloc(order, flags).map(Folio::lock)
+            Folio::alloc(order, flags)
+                .inspect_err(|_| memory.monitor.lacks(order))
+                .map(Folio::lock)
         };
 
         let _ = set_largest(&mut entry, moves_large(), get);
