@@ -283,7 +283,7 @@ TEST_F_TIMEOUT(ops, userfaultfd_move_from_the_device, 120)
 	EXPECT_EQ(-EFAULT, move.move);
 	ASSERT_EQ(0, close(uffd));
 	ASSERT_EQ(DRM_TERN_RESULT_OK, ops_stop(self));
-	EXPECT_TRUE(ops_holds(self, from, 0, OPS_PAGES));
+	EXPECT_EQ(-1, tern_check_pattern(from, OPS_BYTES, 1));
 	EXPECT_TRUE(ops_holds(self, self->p, 0, OPS_PAGES));
 }
 
