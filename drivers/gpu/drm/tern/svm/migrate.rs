@@ -410,9 +410,9 @@ fn is_waited_for(fault: &VmFault, first: usize, nr_pages: usize) -> bool {
 ///
 /// [`to_move`]: crate::svm::fault::to_move
 ///
-/// Errors: `ENOMEM` if there was no memory for all of it, where what there was memory for has moved,
-/// so that who tries again gets further each time; any other one means that the device did not do
-/// it, and nothing has moved.
+/// Errors: `ENOMEM` if there was no memory for all of it, where what there was memory for has
+/// moved, so that who tries again gets further each time; any other one means that the device did
+/// not do it, and nothing has moved.
 pub(crate) fn back_to_system(
     vm: &Vm,
     mmap: &MmapReadGuard<'_>,

@@ -272,6 +272,37 @@ TEST_F(prefetch, more_than_device_memory)
 	EXPECT_EQ(-1, tern_check_pattern(p + WORDS(bytes - 8 * HUGE_PAGE), 8 * HUGE_PAGE, 0));
 }
 
+/* Where the system lacks a page now and then, the others come back: each call gets further. */
+TEST_F(prefetch, short_of_memory)
+{
+	enum { TRIES = 100 };
+	struct tern *t = &self->t;
+	unsigned long *p = tern_resident(t, HUGE_PAGE, MADV_NOHUGEPAGE);
+	struct drm_tern_prefetch args = tern_prefetch_args(t, p, HUGE_PAGE,
+							   DRM_TERN_LOCATION_SYSTEM);
+	struct drm_tern_stats before = tern_stats(t), after;
+	int tries = 0, ret;
+
+	ASSERT_NE(NULL, p);
+	if (tern_put(TERN_FAIL_PAGE_ALLOC "interval", "10") || tern_refuse_folios(0))
+		SKIP(return, "the kernel has no fail_page_alloc");
+	do {
+		ret = ioctl(t->fd, DRM_IOCTL_TERN_PREFETCH, &args);
+	} while (ret && errno == ENOMEM && ++tries < TRIES);
+	/* What this needs may be refused, but not twice in a row. */
+	if (tern_put("/proc/self/make-it-fail", "0"))
+		ASSERT_EQ(0, tern_put("/proc/self/make-it-fail", "0"));
+	ASSERT_EQ(0, tern_put(TERN_FAIL_PAGE_ALLOC "interval", "1"));
+
+	EXPECT_EQ(0, ret);
+	EXPECT_LT(0, tries);
+	EXPECT_EQ(0, args.size);
+	after = tern_stats(t);
+	EXPECT_EQ(HUGE_PAGE / PAGE, after.to_system_small - before.to_system_small);
+	EXPECT_EQ(before.cpu_faults, after.cpu_faults);
+	EXPECT_EQ(-1, tern_check_pattern(p, HUGE_PAGE, 1));
+}
+
 /* While kernels read the memory, and after fork() has given it to a child. */
 TEST_F(prefetch, while_in_use)
 {
