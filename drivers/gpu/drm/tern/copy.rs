@@ -3,7 +3,8 @@
 //! The copy engines.
 //!
 //! A [`Batch`] collects descriptors, deals them out over all engines and shows each engine its
-//! share with one doorbell. It completes by interrupt; several batches may be in flight.
+//! share with one doorbell, or what the engine's ring has room for, and then the rest. It completes
+//! by interrupt; several batches may be in flight.
 
 use core::sync::atomic::{
     AtomicBool,
@@ -81,7 +82,7 @@ pub(crate) struct CopyEngines {
 
 /// Descriptors that belong together.
 pub(crate) struct Batch {
-    packets: KVec<hw::CopyPacket>,
+    packets: KVVec<hw::CopyPacket>,
     bytes: u64,
 }
 
@@ -89,7 +90,7 @@ impl Batch {
     /// An empty batch with room for `n` descriptors. May sleep.
     pub(crate) fn with_capacity(n: usize) -> Result<Self> {
         Ok(Self {
-            packets: KVec::with_capacity(n, GFP_KERNEL)?,
+            packets: KVVec::with_capacity(n, GFP_KERNEL)?,
             bytes: 0,
         })
     }
@@ -164,6 +165,10 @@ impl Batch {
 pub(crate) struct InFlight {
     /// See [`Regs::epoch`].
     epoch: u32,
+    packets: KVVec<hw::CopyPacket>,
+    /// How many of them are in a ring, or have been.
+    dealt: usize,
+    /// One for each share. Once it is dealt, what its fence tells is known or still to come.
     tickets: KVec<Ticket>,
     failed: Option<Error>,
 }
@@ -281,18 +286,19 @@ impl CopyEngines {
     /// A batch of one descriptor, such as a whole huge page, is cut in equal parts for all
     /// engines, so that each works on it.
     pub(crate) fn start(&self, mut batch: Batch) -> InFlight {
+        let split = self.split(&mut batch);
         let mut flight = InFlight {
             epoch: self.epoch(),
+            packets: batch.packets,
+            dealt: 0,
             tickets: KVec::new(),
             failed: None,
         };
 
-        if let Err(e) = self
-            .split(&mut batch)
-            .and_then(|()| self.deal(&batch, &mut flight))
-        {
-            flight.failed = Some(e);
-        }
+        flight.failed = split
+            .and_then(|()| self.take_tickets(&mut flight))
+            .and_then(|()| self.deal(&mut flight))
+            .err();
         flight
     }
 
@@ -323,63 +329,97 @@ impl CopyEngines {
         Ok(())
     }
 
-    /// Gives each engine one contiguous share, which ends with a fence and an interrupt.
-    fn deal(&self, batch: &Batch, flight: &mut InFlight) -> Result {
-        let share = batch.packets.len().div_ceil(self.rings.len()).max(1);
+    /// Takes a slot for each share of `flight`.
+    fn take_tickets(&self, flight: &mut InFlight) -> Result {
+        let packets = flight.packets.len();
+        let n = match packets {
+            0 => 0,
+            _ => packets.div_ceil(packets.div_ceil(self.rings.len())),
+        };
 
-        flight.tickets.reserve(self.rings.len(), GFP_KERNEL)?;
-        for (packets, ring) in batch.packets.chunks(share).zip(&self.rings) {
-            let ticket = self.wait_for(flight.epoch, || self.fences.take())?;
-            let pushed = self.feed(flight.epoch, ring, packets, &ticket);
+        flight.tickets.reserve(n, GFP_KERNEL)?;
+        self.wait_for(flight.epoch, || {
+            self.fences.take_all(n, &mut flight.tickets).then_some(())
+        })
+    }
 
-            // The fence may be in the ring even if the doorbell failed: the slot stays taken
-            // until `wait` sees it or gives up.
-            flight.tickets.push(ticket, GFP_KERNEL)?;
-            pushed?;
+    /// Gives each engine one contiguous share of what is left, or as much of it as there is room
+    /// for, which ends with a fence and an interrupt.
+    ///
+    /// Fails only when the device is given up.
+    fn deal(&self, flight: &mut InFlight) -> Result {
+        let left = flight.packets.len() - flight.dealt;
+        let share = left.div_ceil(flight.tickets.len().max(1));
+
+        for (ring, ticket) in self.rings.iter().zip(&mut flight.tickets) {
+            let left = &flight.packets[flight.dealt..];
+
+            if left.is_empty() {
+                break;
+            }
+            flight.dealt += self
+                .feed(flight.epoch, ring, &left[..share.min(left.len())], ticket)
+                .inspect_err(|_| self.regs.give_up(flight.epoch))?;
         }
         Ok(())
     }
 
+    /// Gives an engine the first of `packets`, of which there are some, and returns how many.
+    ///
+    /// A fence tells of all packets before it in its ring that none has told of. So these are put
+    /// in together, and the last of them has one.
     fn feed(
         &self,
         epoch: u32,
         ring: &CopyRing,
         packets: &[hw::CopyPacket],
-        ticket: &Ticket,
-    ) -> Result {
-        // A share never exceeds a ring: a block has 512 pages, a ring 1024 entries.
-        let mut ring = self.wait_for(epoch, || {
+        ticket: &mut Ticket,
+    ) -> Result<usize> {
+        let (mut ring, room) = self.wait_for(epoch, || {
             let ring = ring.lock();
-            (ring.room() >= packets.len()).then_some(ring)
+            let room = ring.room();
+            (room > 0).then_some((ring, room))
         })?;
 
         if ring.epoch() != epoch {
             return Err(EIO);
         }
-        for (i, packet) in packets.iter().enumerate() {
+        let n = room.min(packets.len());
+        self.fences.renew(ticket);
+        for (i, packet) in packets[..n].iter().enumerate() {
             let mut packet = *packet;
 
-            if i + 1 == packets.len() {
+            if i + 1 == n {
                 self.fences.attach(ticket, &mut packet, true);
             }
-            ring.push(packet)?;
+            ring.put(packet);
         }
-        ring.submit(&self.regs)
+        ring.submit(&self.regs)?;
+        Ok(n)
     }
 
     /// Waits until all of a batch has been copied. May sleep.
     ///
     /// Errors: `EIO` if the device reports one or was given up, `ENOMEM` if there was no memory to
-    /// start all of it; the contents of the destinations are then undefined.
-    pub(crate) fn wait(&self, flight: InFlight) -> Result {
+    /// start it; the contents of the destinations are then undefined.
+    pub(crate) fn wait(&self, mut flight: InFlight) -> Result {
         let mut result = flight.failed.map_or(Ok(()), Err);
 
-        for ticket in flight.tickets {
-            match self.wait_for(flight.epoch, || self.fences.reached(&ticket)) {
-                Ok(fence) if fence.status == hw::COMPLETE_OK => (),
-                Ok(_) => result = Err(EIO),
-                Err(e) => result = Err(e),
+        loop {
+            for ticket in &flight.tickets {
+                match self.wait_for(flight.epoch, || self.fences.reached(ticket)) {
+                    Ok(fence) if fence.status == hw::COMPLETE_OK => (),
+                    Ok(_) => result = Err(EIO),
+                    Err(e) => result = Err(e),
+                }
             }
+            if result.is_err() || flight.dealt == flight.packets.len() {
+                break;
+            }
+            // What the rings had no room for.
+            result = self.deal(&mut flight);
+        }
+        for ticket in flight.tickets {
             // It is reached, or forgotten by a device that was reset.
             self.fences.give_back(ticket);
         }

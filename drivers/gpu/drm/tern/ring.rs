@@ -411,10 +411,36 @@ impl FencePool {
     /// Takes a slot; `None` while all are in use.
     pub(crate) fn take(&self) -> Option<Ticket> {
         let slot = self.free.lock().pop()?;
+
+        Some(self.ticket(slot))
+    }
+
+    /// Takes `n` slots for `tickets`, which has room for them; false, and none, if there are not as
+    /// many.
+    pub(crate) fn take_all(&self, n: usize, tickets: &mut KVec<Ticket>) -> bool {
+        let mut free = self.free.lock();
+
+        if free.len() < n {
+            return false;
+        }
+        for _ in 0..n {
+            if let Some(slot) = free.pop() {
+                let _ = tickets.push_within_capacity(self.ticket(slot));
+            }
+        }
+        true
+    }
+
+    /// Makes `ticket` that of a new fence in its slot. The device must be done with the slot.
+    pub(crate) fn renew(&self, ticket: &mut Ticket) {
+        *ticket = self.ticket(ticket.slot);
+    }
+
+    fn ticket(&self, slot: u16) -> Ticket {
         let value = self.next.fetch_add(1, Ordering::Relaxed);
 
         self.slots.clear(slot.into());
-        Some(Ticket { slot, value })
+        Ticket { slot, value }
     }
 
     /// Makes `packet` write the ticket's fence.

@@ -287,6 +287,45 @@ TEST_F(gem, shares_vram)
 	EXPECT_EQ(0, *out);
 }
 
+/*
+ * All that is free is every second page of a part of device memory. Then a buffer is of more pieces
+ * than the rings of the copy engines have entries, twice over. It is zero all the same, and the
+ * pages between them keep their content.
+ */
+TEST_F_TIMEOUT(gem, many_pieces, 200)
+{
+	struct tern *t = &self->t;
+	/* Of a ring. */
+	const size_t entries = 1024;
+	const size_t bytes = (2 * entries + 512) * t->info.copy_engines * PAGE;
+	unsigned long *p = tern_filled(t, 2 * bytes, MADV_NOHUGEPAGE);
+	unsigned long *out = tern_keep(t, tern_shared(PAGE, NULL), PAGE);
+	struct kernel_args args = { .out = out, .count = WORDS(bytes) };
+	struct drm_tern_gem_create gem;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_NE(NULL, out);
+	ASSERT_NE(NULL, tern_buffer(t, t->info.vram_free - 2 * bytes, 0, 0));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_add_one(t, p, 2 * bytes));
+	ASSERT_EQ(0, vram_free(t));
+	ASSERT_EQ(2 * bytes, tern_stats(t).to_device_small * PAGE);
+	for (size_t at = 0; at < 2 * bytes; at += 2 * PAGE)
+		ASSERT_EQ(0, madvise((char *)p + at, PAGE, MADV_DONTNEED));
+	ASSERT_EQ(bytes, vram_free(t));
+
+	EXPECT_EQ(-ENOSPC, tern_gem_create(t, bytes + PAGE, 0, &gem));
+	args.p = tern_buffer(t, bytes, 0, 0);
+	ASSERT_NE(NULL, args.p);
+	EXPECT_EQ(0, vram_free(t));
+	ASSERT_EQ(DRM_TERN_RESULT_OK, tern_run(t, KERNEL_OR, args));
+	EXPECT_EQ(0, *out);
+	for (size_t word = 0; word < WORDS(2 * bytes); word++) {
+		int kept = word / WORDS(PAGE) % 2;
+
+		ASSERT_EQ(kept ? tern_pattern(word) + 1 : 0, p[word]);
+	}
+}
+
 /* A mapping keeps it, with what is in it, when its file is closed; another file can use it. */
 TEST_F(gem, outlives_its_file)
 {
