@@ -8,10 +8,7 @@
 //! So each address space has work of its own, and none waits for another one's memory.
 
 use core::{
-    mem::{
-        replace,
-        swap, //
-    },
+    mem::swap,
     ops::Range, //
 };
 
@@ -304,36 +301,75 @@ impl Vm {
     }
 }
 
+/// A fault that could not be served, and the last round in which it was reported. In round 0 there
+/// was none.
+#[derive(Clone, Copy, Default)]
+struct Suspect {
+    hash: u64,
+    round: u64,
+}
+
 /// Faults that could not be served.
 ///
 /// Only one that is reported twice ends its dispatch, since the device may have written anything:
 /// what a thread really met it meets again after the replay. What was forgotten in between counts
 /// as reported for the first time.
-struct Suspects(KVec<u64>);
+///
+/// Those with the same upper bits of the hash share [`Self::WAYS`] places. What was reported in this
+/// round or in the last one is not forgotten for another one, which finds no place then. Otherwise
+/// faults that keep coming could make each other be forgotten for ever.
+struct Suspects {
+    places: KVec<[Suspect; Self::WAYS]>,
+    round: u64,
+}
 
 impl Suspects {
-    const LOG2: u32 = 10;
+    const LOG2: u32 = 8;
+    const WAYS: usize = 4;
 
     fn new() -> Result<Self> {
-        Ok(Self(KVec::from_elem(
-            0,
-            1 << Self::LOG2,
-            GFP_KERNEL_ACCOUNT,
-        )?))
+        Ok(Self {
+            places: KVec::from_elem(Default::default(), 1 << Self::LOG2, GFP_KERNEL_ACCOUNT)?,
+            // Everything of round 0 is forgotten.
+            round: 2,
+        })
+    }
+
+    /// From now on faults are of another round: the device was told to replay.
+    fn begin_round(&mut self) {
+        self.round += 1;
+    }
+
+    fn hash(fault: &hw::FaultEntry) -> u64 {
+        let members = [fault.queue.into(), fault.dispatch, fault.access.into()];
+
+        // Multiplication carries each bit to those above it, so the upper ones are the best.
+        members.iter().fold(fault.addr | 1 << 63, |hash, member| {
+            (hash ^ member)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(32)
+        })
+    }
+
+    /// The number of the places of faults with this hash.
+    fn index(hash: u64) -> usize {
+        (hash >> (u64::BITS - Self::LOG2)) as usize
     }
 
     /// Whether `fault` was reported before.
     fn confirm(&mut self, fault: &hw::FaultEntry) -> bool {
-        let members = [fault.queue.into(), fault.dispatch, fault.access.into()];
-        // Multiplication carries each bit to those above it, so the upper ones are the best.
-        let hash = members.iter().fold(fault.addr | 1 << 63, |hash, member| {
-            (hash ^ member)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                .rotate_left(32)
-        });
-        let slot = &mut self.0[(hash >> (u64::BITS - Self::LOG2)) as usize];
+        let (hash, round) = (Self::hash(fault), self.round);
+        let places = &mut self.places[Self::index(hash)];
 
-        replace(slot, hash) == hash
+        if let Some(known) = places.iter_mut().find(|s| s.round > 0 && s.hash == hash) {
+            known.round = round;
+            return true;
+        }
+        let oldest = places.iter_mut().min_by_key(|s| s.round);
+        if let Some(place) = oldest.filter(|s| s.round + 1 < round) {
+            *place = Suspect { hash, round };
+        }
+        false
     }
 }
 
@@ -379,6 +415,7 @@ impl Service {
             return vm.cancel_faults(&self.faults);
         };
 
+        self.suspects.begin_round();
         self.faults.sort_unstable_by_key(|fault| fault.addr);
         let policy = vm.faults.policy.lock().clone();
         let merged = match &policy {
@@ -628,6 +665,76 @@ mod tests {
         assert!(!suspects.confirm(&fault(u64::MAX, 0)));
         assert!(suspects.confirm(&read));
         assert!(suspects.confirm(&write));
+        Ok(())
+    }
+
+    /// Faults whose places are those of the first one.
+    fn crowd() -> impl Iterator<Item = hw::FaultEntry> {
+        let index = |fault: &_| Suspects::index(Suspects::hash(fault));
+        let first = fault(0x7f00_0000_4000, hw::ACCESS_READ);
+
+        (first.addr..)
+            .step_by(PAGE_SIZE)
+            .map(|addr| fault(addr, hw::ACCESS_READ))
+            .filter(move |fault| index(fault) == index(&first))
+    }
+
+    #[test]
+    fn faults_that_share_a_place_are_confirmed() -> Result {
+        let mut suspects = Suspects::new()?;
+        let faults = [
+            fault(0x7f00_0000_4000, hw::ACCESS_READ),
+            fault(0x7f00_0008_d000, hw::ACCESS_READ),
+        ];
+
+        assert_eq!(
+            Suspects::index(Suspects::hash(&faults[0])),
+            Suspects::index(Suspects::hash(&faults[1]))
+        );
+        suspects.begin_round();
+        for fault in &faults {
+            assert!(!suspects.confirm(fault));
+        }
+        suspects.begin_round();
+        for fault in &faults {
+            assert!(suspects.confirm(fault));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn some_of_many_faults_are_confirmed_in_the_next_round() -> Result {
+        let mut suspects = Suspects::new()?;
+
+        for _ in 0..3 {
+            suspects.begin_round();
+            for fault in crowd().take(2 * Suspects::WAYS) {
+                suspects.confirm(&fault);
+            }
+        }
+        suspects.begin_round();
+        let confirmed = crowd()
+            .take(2 * Suspects::WAYS)
+            .filter(|fault| suspects.confirm(fault));
+        assert_eq!(confirmed.count(), Suspects::WAYS);
+        Ok(())
+    }
+
+    #[test]
+    fn old_faults_make_room() -> Result {
+        let mut suspects = Suspects::new()?;
+        let old = || crowd().take(Suspects::WAYS);
+        let new = || crowd().skip(Suspects::WAYS).take(Suspects::WAYS);
+
+        suspects.begin_round();
+        assert!(old().all(|fault| !suspects.confirm(&fault)));
+        suspects.begin_round();
+        assert!(new().all(|fault| !suspects.confirm(&fault)));
+        // They have found no place yet.
+        suspects.begin_round();
+        assert!(new().all(|fault| !suspects.confirm(&fault)));
+        assert!(new().all(|fault| suspects.confirm(&fault)));
+        assert!(old().all(|fault| !suspects.confirm(&fault)));
         Ok(())
     }
 
