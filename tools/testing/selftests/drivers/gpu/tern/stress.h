@@ -37,7 +37,7 @@
 enum op_kind {
 	OP_MAP, OP_UNMAP, OP_MOVE, OP_MOVE_MANY, OP_GROW, OP_SHRINK, OP_PROTECT,
 	OP_DONTNEED, OP_FREE, OP_HUGE, OP_NOHUGE, OP_COLLAPSE, OP_PAGEOUT, OP_SAME,
-	OP_FORK, OP_REAP, OP_WP, OP_UNWP, OP_COMPACT, OP_NODE, OP_LIMIT, OP_PREFETCH,
+	OP_FORK, OP_REAP, OP_WP, OP_UNWP, OP_COMPACT, OP_NODE, OP_LIMIT, OP_PREFETCH, OP_EVICT,
 	OP_WRITE, OP_CHECK, OP_GPU,
 	/* Only to test this program: a word is spoiled, the process crashes, or hangs. */
 	OP_SPOIL, OP_CRASH, OP_HANG,
@@ -73,6 +73,7 @@ struct plan {
 enum effect {
 	EFFECT_TO_DEVICE_HUGE, EFFECT_TO_DEVICE_MID, EFFECT_TO_DEVICE_SMALL,
 	EFFECT_TO_SYSTEM_HUGE, EFFECT_TO_SYSTEM_MID, EFFECT_TO_SYSTEM_SMALL,
+	EFFECT_EVICT_HUGE, EFFECT_EVICT_MID, EFFECT_EVICT_SMALL,
 	EFFECT_MAPPED, EFFECT_CPU_FAULT, EFFECT_CANCEL, EFFECT_LOOK, EFFECT_LOOK_REFUSED,
 	EFFECT_WP, EFFECT_NODE, EFFECT_NOHUGE, EFFECT_HUGE, EFFECT_COLLAPSE,
 	EFFECT_SWAP_OUT, EFFECT_SWAP_IN, EFFECT_SAME, EFFECT_COMPACT, EFFECT_LIMIT,
@@ -312,6 +313,9 @@ bool system_write(const char *path, const char *value);
 bool system_enter_cgroup(void);
 unsigned long system_left_bytes(void);
 bool system_remove_cgroup(void);
+bool system_evicts(void);
+int system_evict(void);
+extern char system_device_stats[];
 
 void effects_begin(void);
 void effects_add_round(const struct shared *shared);

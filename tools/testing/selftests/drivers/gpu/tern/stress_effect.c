@@ -56,13 +56,16 @@ static const struct feature cgroup = { "a memory cgroup", has_cgroup };
 static const struct feature huge = { "huge pages", has_huge };
 static const struct feature mid = { "folios of other sizes", has_mid };
 static const struct feature compaction = { "compaction", has_compaction };
+static const struct feature eviction = { "eviction (tern.dmirror=1, debugfs)", system_evicts };
 
 static const struct feature *const features[] = {
-	&swap, &node, &ksm, &cgroup, &huge, &mid, &compaction,
+	&swap, &node, &ksm, &cgroup, &huge, &mid, &compaction, &eviction,
 };
 
 #define BY_ROUND(_kind, _ops, _needs, _name) \
 	{ .name = _name, .kind = _kind, .ops = _ops, .needs = _needs }
+#define BY_DEVICE(_kind, _ops, _needs, _name) \
+	{ .name = _name, .kind = _kind, .ops = _ops, .needs = _needs, .path = system_device_stats }
 #define BY_VMSTAT(_kind, _ops, _needs, _name) \
 	{ .name = _name, .kind = _kind, .ops = _ops, .needs = _needs, .path = "/proc/vmstat" }
 
@@ -83,6 +86,9 @@ static const struct effect_type {
 	[EFFECT_TO_SYSTEM_HUGE] = BY_ROUND(OP_GPU, 600, &huge, "huge pages back"),
 	[EFFECT_TO_SYSTEM_MID] = BY_ROUND(OP_GPU, 600, &mid, "folios between back"),
 	[EFFECT_TO_SYSTEM_SMALL] = BY_ROUND(OP_GPU, 100, NULL, "pages back"),
+	[EFFECT_EVICT_HUGE] = BY_DEVICE(OP_EVICT, 300, &huge, "evicted-2M:"),
+	[EFFECT_EVICT_MID] = BY_DEVICE(OP_EVICT, 40, &mid, "evicted-mthp:"),
+	[EFFECT_EVICT_SMALL] = BY_DEVICE(OP_EVICT, 5, &eviction, "evicted-4K:"),
 	[EFFECT_MAPPED] = BY_ROUND(OP_GPU, 100, NULL, "pages used where they are"),
 	[EFFECT_CPU_FAULT] = BY_ROUND(OP_CHECK, 50, NULL, "faults of the CPU"),
 	[EFFECT_CANCEL] = BY_ROUND(OP_GPU, 100, NULL, "accesses refused to the device"),
@@ -136,6 +142,8 @@ bool effects_end(void)
 		bool missed;
 
 		if (type->needs && !type->needs->is_there())
+			continue;
+		if (type->kind == OP_EVICT && !system_evicts())
 			continue;
 		if (type->path)
 			effects[i] = tern_count(type->path, type->name) - first[i];

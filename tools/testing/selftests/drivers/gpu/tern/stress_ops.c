@@ -521,6 +521,21 @@ static void op_prefetch(struct region *r, struct page_span span, unsigned int ar
 	shadow_leave(r);
 }
 
+/*
+ * All device memory goes to the system, of all regions and children at once. It is found by its
+ * place on the device, without any lock of the processes.
+ */
+static void op_evict(struct region *r)
+{
+	int ret;
+
+	shadow_enter(r);
+	ret = system_evict();
+	if (ret)
+		fail_text(r, "evict: %s", strerror(-ret));
+	shadow_leave(r);
+}
+
 /* Children ---------------------------------------------------------------------------------- */
 
 /* What a child may do by now. */
@@ -671,6 +686,9 @@ void op_run(struct region *r, struct op *op)
 		break;
 	case OP_PREFETCH:
 		op_prefetch(r, span, op->arg);
+		break;
+	case OP_EVICT:
+		op_evict(r);
 		break;
 	case OP_WRITE:
 		op_write(r, span);

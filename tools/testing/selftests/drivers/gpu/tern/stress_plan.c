@@ -29,6 +29,7 @@ const struct op_type op_types[NR_OPS] = {
 	[OP_NODE] = { "node", 3 },
 	[OP_LIMIT] = { "limit", 1 },
 	[OP_PREFETCH] = { "prefetch", 5 },
+	[OP_EVICT] = { "evict", 2 },
 	[OP_WRITE] = { "write", 8 },
 	[OP_CHECK] = { "check", 6 },
 	[OP_GPU] = { "gpu", 22 },

@@ -2,7 +2,12 @@
 /* Settings of the kernel that a run needs, which are as before when it is over. */
 #include <dirent.h>
 
+#include <fcntl.h>
+
+#include <lib/test_hmm_uapi.h>
+
 #include "stress.h"
+#include "tern_pci.h"
 
 #define KSM "/sys/kernel/mm/ksm/"
 #define THP "/sys/kernel/mm/transparent_hugepage/"
@@ -16,6 +21,10 @@ static unsigned int nr_settings;
 /* Sizes of huge pages that there are; bit n: 4 KiB << n. */
 static unsigned int sizes;
 static bool has_cgroup;
+/* The node for the kernel's HMM tests, which can do what the driver does only when it goes. */
+static int mirror = -1;
+/* The device's counters. */
+char system_device_stats[96];
 
 /*
  * Looks at the counters of a cgroup, ten in a second: so many that are alike tell that they are up
@@ -123,6 +132,47 @@ bool system_remove_cgroup(void)
 	return !has_cgroup;
 }
 
+/* Opens the node, if it is one of the driver's and not of test_hmm's. */
+static void open_mirror(void)
+{
+	struct stat st;
+
+	do {
+		mirror = open("/dev/hmm_dmirror0", O_RDWR | O_CLOEXEC);
+	} while (mirror < 0 && tern_again());
+	if (mirror >= 0 && (fstat(mirror, &st) || major(st.st_rdev) != 10)) {
+		close(mirror);
+		mirror = -1;
+	}
+}
+
+static void find_device_stats(void)
+{
+	int fd = tern_open_device();
+	char name[64];
+
+	if (fd >= 0 && !tern_bus_name(fd, name, sizeof(name)))
+		snprintf(system_device_stats, sizeof(system_device_stats),
+			 "/sys/kernel/debug/dri/%s/stats", name);
+	if (fd >= 0)
+		close(fd);
+}
+
+/* Whether system_evict() does something that is counted. */
+bool system_evicts(void)
+{
+	return mirror >= 0 && !access(system_device_stats, R_OK);
+}
+
+/* Has the driver bring back all that is on the device. */
+int system_evict(void)
+{
+	/* Any range will do. */
+	struct hmm_dmirror_cmd cmd = { .addr = PAGE, .npages = 1 };
+
+	return mirror >= 0 ? tern_ioctl(mirror, HMM_DMIRROR_RELEASE, &cmd) : 0;
+}
+
 /* Makes the kernel ready; what it does not have is left out. */
 void system_prepare(void)
 {
@@ -139,6 +189,8 @@ void system_prepare(void)
 	set(KSM "sleep_millisecs", "20");
 	set(KSM "run", "1");
 	has_cgroup = !tern_make_cgroup(CGROUP);
+	open_mirror();
+	find_device_stats();
 }
 
 void system_restore(void)
