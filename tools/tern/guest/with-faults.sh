@@ -1,15 +1,18 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# with-faults.sh N CMD...: runs a command in the guest while the kernel refuses every
+# with-faults.sh N LEAST CMD...: runs a command in the guest while the kernel refuses every
 # Nth allocation that is made by the driver, or by what it calls, of slab objects and
-# of pages alike; 0 is none. Then the driver is unbound, which fails as often, and which
-# DMA-API debugging looks at, and kmemleak is asked for what it has left. For the debug
-# kernel. The selftests make calls again that fail for want of memory.
+# of pages alike, those of processes included; 0 is none. Fails unless at least LEAST of them
+# were single pages that memory of the device was to move to. Then the driver is unbound,
+# which fails as often, and which DMA-API debugging looks at, and kmemleak is asked for
+# what anybody has left. For the debug kernel. The selftests make calls again that fail for
+# want of memory.
 
 set -e
 every=$1
-shift
+least=$2
+shift 2
 debugfs=/sys/kernel/debug
 # More than there are.
 times=1000000000
@@ -52,15 +55,29 @@ has_refused() {
 	[ "$refused" != 0 ]
 }
 
+# Whether enough of what was refused was to be the memory of a process. As long as the
+# driver is bound.
+has_refused_memory() {
+	sed -n 's/^lacking-/# refused for what moves to the system: /p' "$debugfs"/dri/0000:*/stats
+	pages=$(awk '$1 == "lacking-4K:" { n += $2 } END { print +n }' "$debugfs"/dri/0000:*/stats)
+	[ "$pages" -ge "$least" ] || {
+		echo "# $pages pages are fewer than $least"
+		return 1
+	}
+}
+
 if [ "$every" != 0 ]; then
 	set_up failslab
 	echo 0 >"$debugfs/fail_page_alloc/min-order"
+	# By its flags all memory of processes is of this kind, whatever the machine has.
+	echo N >"$debugfs/fail_page_alloc/ignore-gfp-highmem"
 	set_up fail_page_alloc
 fi
 
 status=0
 TERN_RETRY=1 "$@" || status=$?
 
+has_refused_memory || status=1
 for device in /sys/bus/pci/drivers/tern/0000:*; do
 	echo "${device##*/}" >/sys/bus/pci/drivers/tern/unbind
 done
@@ -76,13 +93,17 @@ if grep -q Y "$debugfs/dma-api/disabled"; then
 fi
 
 # What is younger than five seconds is no leak yet, and what one scan finds may still
-# be on its way from one list to another.
+# be on its way from one list to another. Whoever allocated it: what the driver calls
+# may leave its own behind.
 sleep 6
-echo scan >"$debugfs/kmemleak"
-echo scan >"$debugfs/kmemleak"
-if grep -q tern "$debugfs/kmemleak"; then
-	echo "# kmemleak found objects of the driver:"
-	sed 's/^/# /' "$debugfs/kmemleak"
+if ! echo scan >"$debugfs/kmemleak" || ! echo scan >"$debugfs/kmemleak"; then
+	echo "# kmemleak is off"
+	exit 1
+fi
+sed 's/^/# /' "$debugfs/kmemleak" >/tmp/kmemleak
+if [ -s /tmp/kmemleak ]; then
+	echo "# kmemleak found:"
+	cat /tmp/kmemleak
 	exit 1
 fi
 exit "$status"
