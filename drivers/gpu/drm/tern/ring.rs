@@ -347,15 +347,16 @@ where
     /// Moves up to `max` entries to `out` and gives their room back to the device.
     ///
     /// The entries are what the device wrote and must not be trusted.
+    ///
+    /// Errors: `EIO` if its PUT makes no sense, so that nobody knows what is new, or if it was given
+    /// up; `ENODEV` after unbind.
     pub(crate) fn drain(&mut self, regs: &Regs, max: usize, out: &mut KVec<E>) -> Result<usize> {
         let size = 1u64 << self.log2;
-        // A PUT that makes no sense is cut to one full ring.
-        let new = self
-            .writeback
-            .index()
-            .wrapping_sub(self.get)
-            .min(size)
-            .min(max as u64);
+        let new = self.writeback.index().wrapping_sub(self.get);
+        if new > size {
+            return Err(EIO);
+        }
+        let new = new.min(max as u64);
 
         for _ in 0..new {
             out.push(

@@ -42,6 +42,9 @@ pub enum Misbehave {
     FalseFence(u64),
     /// After this many completions, once, all fences are wrong until the device is reset.
     CorruptFence(u64),
+    /// After this many completions, once, the indices of the rings that the device writes are wrong
+    /// until it is reset.
+    CorruptIndex(u64),
     /// From then on no completion comes any more until the device is reset.
     Hang(After),
     /// From then on each completion comes when the device is reset, just before that takes effect:
@@ -55,8 +58,9 @@ pub enum Misbehave {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
     "{0:?} is no misbehaviour: there are drop-completion, drop-interrupt, delay-completion, \
-     reorder-completion, corrupt-fault, false-fence, corrupt-fence, hang, late and vanish, each with \
-     =N (a number of at least 1) behind it or not, the last three also with =illegal"
+     reorder-completion, corrupt-fault, false-fence, corrupt-fence, corrupt-index, hang, late and \
+     vanish, each with =N (a number of at least 1) behind it or not, the last three also with \
+     =illegal"
 )]
 pub struct Unknown(String);
 
@@ -87,6 +91,7 @@ impl FromStr for Misbehave {
             "corrupt-fault" => Self::CorruptFault(or(16)),
             "false-fence" => Self::FalseFence(or(16)),
             "corrupt-fence" => Self::CorruptFence(or(1000)),
+            "corrupt-index" => Self::CorruptIndex(or(1000)),
             "hang" => Self::Hang(After::Completions(or(1000))),
             "late" => Self::Late(After::Completions(or(1000))),
             "vanish" => Self::Vanish(After::Completions(or(1000))),
@@ -127,6 +132,18 @@ fn wrong(fence: hw::Fence, random: &mut Random) -> hw::Fence {
         access: random.next() as u32,
         info: random.next(),
         count: random.next(),
+    }
+}
+
+/// An index in place of `put` that no driver may take for it, wherever the driver is in a ring of
+/// `size` entries: of the past, of the future, or of none.
+fn wrong_index(put: u64, size: u64, random: &mut Random) -> u64 {
+    let any = random.next();
+    let off = size + 1 + (any >> 2 & 0xffff);
+    match any % 3 {
+        0 => put.wrapping_sub(off),
+        1 => put.wrapping_add(off),
+        _ => u64::MAX,
     }
 }
 
@@ -174,6 +191,8 @@ struct State {
     kept: Vec<Completion>,
     /// All fences are wrong until the next reset.
     corrupts: bool,
+    /// The indices of the rings that the device writes are.
+    corrupts_index: bool,
     late: BinaryHeap<Reverse<Late>>,
     /// How many have been late.
     postponed: u64,
@@ -205,6 +224,7 @@ impl Mischief {
                 keeps: false,
                 kept: Vec::new(),
                 corrupts: false,
+                corrupts_index: false,
                 late: BinaryHeap::new(),
                 postponed: 0,
                 last: Vec::new(),
@@ -264,6 +284,9 @@ impl Mischief {
                         completion.fence = wrong(completion.fence, &mut state.random);
                     }
                 }
+                Misbehave::CorruptIndex(n) => {
+                    state.corrupts_index |= state.completions == n + 1;
+                }
                 Misbehave::Hang(after) => {
                     state.hangs |= state.is_first(after);
                     if state.hangs {
@@ -303,6 +326,15 @@ impl Mischief {
             .kinds
             .iter()
             .any(|kind| matches!(*kind, Misbehave::DropInterrupt(n) if random.one_in(n)))
+    }
+
+    /// What is written as the index of a ring of `size` entries, of which it is `put`.
+    pub fn index(&self, put: u64, size: u64) -> u64 {
+        let mut state = lock(&self.state);
+        match state.corrupts_index {
+            true => wrong_index(put, size, &mut state.random),
+            false => put,
+        }
     }
 
     /// Spoils a fault entry, or does not.
@@ -363,6 +395,7 @@ impl Mischief {
         state.hangs = false;
         state.keeps = false;
         state.corrupts = false;
+        state.corrupts_index = false;
         state.late.clear();
         state.last.clear();
     }

@@ -258,7 +258,8 @@ impl Writer {
     pub fn push<T: Pod>(&mut self, core: &Core, dma: &Dma<'_>, entry: &T) {
         if self.write(core, dma, entry) {
             self.put = self.put.wrapping_add(1);
-            self.place.write_back(core, dma, INDEX, self.put);
+            let index = core.mischief.index(self.put, 1 << self.place.log2);
+            self.place.write_back(core, dma, INDEX, index);
         } else {
             self.overflow += 1;
             self.place.write_back(core, dma, OVERFLOW, self.overflow);

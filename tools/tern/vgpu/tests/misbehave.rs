@@ -248,6 +248,26 @@ fn fences_are_corrupted_until_a_reset() {
 }
 
 #[test]
+fn indices_are_corrupted_until_a_reset() {
+    let mut guest = guest(&[Misbehave::CorruptIndex(5)]);
+    guest.space(1);
+    // The completions of what it takes to start a queue are among them.
+    copies(&mut guest, 5);
+    dispatch(&mut guest);
+    for _ in 0..50 {
+        guest.wait_interrupt(hw::VECTOR_FAULT);
+        // None was taken.
+        let put = guest.index(&guest.faults);
+        assert!(put > 1 << guest.faults.log2, "{put}");
+        guest.replay();
+    }
+    guest.write32(hw::REG_CONTROL, hw::CONTROL_RESET);
+    restart(&mut guest);
+    dispatch(&mut guest);
+    assert_eq!(guest.wait_faults().len(), 1);
+}
+
+#[test]
 fn interrupts_for_faults_are_lost() {
     let mut guest = guest(&[Misbehave::DropInterrupt(1)]);
     dispatch_that_faults(&mut guest);
@@ -381,6 +401,10 @@ fn options_are_read() {
     assert_eq!(
         "vanish".parse(),
         Ok(Misbehave::Vanish(After::Completions(1000)))
+    );
+    assert_eq!(
+        "corrupt-index=9".parse(),
+        Ok(Misbehave::CorruptIndex(9))
     );
     assert!("vanish=0".parse::<Misbehave>().is_err());
     assert!("vanish=x".parse::<Misbehave>().is_err());

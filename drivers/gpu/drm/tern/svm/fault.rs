@@ -132,16 +132,25 @@ impl FaultRing {
         self.work.flush();
     }
 
+    /// Deals out all that is in the ring at this moment. What comes later has an interrupt of its
+    /// own, so that a device which reports without end keeps nobody here.
     fn deal_all(&self, drain: &mut Drain) {
-        // An error means that there is no device any more.
-        while self.deal(drain).unwrap_or(false) {}
+        for _ in 0..(1 << Self::LOG2) / BATCH {
+            // An error means that there is no device any more.
+            if !self.deal(drain).unwrap_or(false) {
+                return;
+            }
+        }
     }
 
     /// Deals what is in the ring, up to one batch, out to the address spaces. False if there was
     /// nothing.
     fn deal(&self, drain: &mut Drain) -> Result<bool> {
         drain.faults.clear();
-        if drain.ring.drain(&self.regs, BATCH, &mut drain.faults)? == 0 {
+        let new = drain.ring.drain(&self.regs, BATCH, &mut drain.faults);
+        // To go on from a PUT that makes no sense would be to store it as GET, which the device
+        // waits for in vain from then on.
+        if new.inspect_err(|_| self.regs.give_up(0))? == 0 {
             return Ok(false);
         }
         let overflow = drain.ring.overflow();

@@ -258,6 +258,12 @@ FIXTURE_VARIANT_ADD(loss, fence)
 	.outcome = { .comes_back = 1, .as_new = 1 },
 };
 
+/* Where its ring of faults ends it says wrong until it is reset, so that none can be read. */
+FIXTURE_VARIANT_ADD(loss, index)
+{
+	.outcome = { .comes_back = 1, .as_new = 1 },
+};
+
 /* It forgets an answer now and then, also after a reset: then memory is brought back once more. */
 FIXTURE_VARIANT_ADD(loss, drop)
 {
