@@ -70,6 +70,9 @@ pub(crate) struct CopyEngines {
     rings: KVec<CopyRing>,
     #[pin]
     fences: FencePool,
+    /// Held by who has some of the last slots, of which there is one for each engine.
+    #[pin]
+    last_slots: Mutex<()>,
     /// The epoch in which the rings are set up; see [`Regs::epoch`].
     epoch: AtomicU32,
     /// The device does not come back.
@@ -157,7 +160,7 @@ impl Batch {
     }
 }
 
-/// A batch that the engines work on.
+/// A batch that the engines work on, or that waits for its turn.
 ///
 /// It must be handed to [`CopyEngines::wait`]: until that returns, the device may access the
 /// memory that the batch names.
@@ -168,7 +171,8 @@ pub(crate) struct InFlight {
     packets: KVVec<hw::CopyPacket>,
     /// How many of them are in a ring, or have been.
     dealt: usize,
-    /// One for each share. Once it is dealt, what its fence tells is known or still to come.
+    /// One for each share, or none as long as there are no slots for all of them. Once a share is
+    /// dealt, what its fence tells is known or still to come.
     tickets: KVec<Ticket>,
     failed: Option<Error>,
 }
@@ -205,6 +209,7 @@ impl CopyEngines {
             regs,
             rings,
             fences <- fences,
+            last_slots <- new_mutex!((), "tern::CopyEngines::last_slots"),
             epoch: AtomicU32::new(0),
             dead: AtomicBool::new(false),
             lock <- new_mutex!((), "tern::CopyEngines::lock"),
@@ -285,6 +290,10 @@ impl CopyEngines {
     ///
     /// A batch of one descriptor, such as a whole huge page, is cut in equal parts for all
     /// engines, so that each works on it.
+    ///
+    /// Where there are no slots for its fences it is [`Self::wait`] that starts it. Others only give
+    /// slots back there, and they may be waiting for some themselves, while they have a batch that
+    /// was started.
     pub(crate) fn start(&self, mut batch: Batch) -> InFlight {
         let split = self.split(&mut batch);
         let mut flight = InFlight {
@@ -294,12 +303,32 @@ impl CopyEngines {
             tickets: KVec::new(),
             failed: None,
         };
+        let shares = self.shares(&flight);
 
         flight.failed = split
-            .and_then(|()| self.take_tickets(&mut flight))
-            .and_then(|()| self.deal(&mut flight))
+            .and_then(|()| Ok(flight.tickets.reserve(shares, GFP_KERNEL)?))
+            .and_then(|()| match self.take_slots(&mut flight, self.rings.len()) {
+                true => self.deal(&mut flight),
+                false => Ok(()),
+            })
             .err();
         flight
+    }
+
+    /// Into how many shares a batch is cut.
+    fn shares(&self, flight: &InFlight) -> usize {
+        match flight.packets.len() {
+            0 => 0,
+            n => n.div_ceil(n.div_ceil(self.rings.len())),
+        }
+    }
+
+    /// Takes slots for all shares of `flight`, which has none but the memory for them, if `left`
+    /// are left. False if there are not as many.
+    fn take_slots(&self, flight: &mut InFlight, left: usize) -> bool {
+        let shares = self.shares(flight);
+
+        self.fences.take_all(shares, left, &mut flight.tickets)
     }
 
     /// Cuts a single large descriptor into one for each engine.
@@ -327,20 +356,6 @@ impl CopyEngines {
             batch.packets.push(packet, GFP_KERNEL)?;
         }
         Ok(())
-    }
-
-    /// Takes a slot for each share of `flight`.
-    fn take_tickets(&self, flight: &mut InFlight) -> Result {
-        let packets = flight.packets.len();
-        let n = match packets {
-            0 => 0,
-            _ => packets.div_ceil(packets.div_ceil(self.rings.len())),
-        };
-
-        flight.tickets.reserve(n, GFP_KERNEL)?;
-        self.wait_for(flight.epoch, || {
-            self.fences.take_all(n, &mut flight.tickets).then_some(())
-        })
     }
 
     /// Gives each engine one contiguous share of what is left, or as much of it as there is room
@@ -404,7 +419,20 @@ impl CopyEngines {
     /// start it; the contents of the destinations are then undefined.
     pub(crate) fn wait(&self, mut flight: InFlight) -> Result {
         let mut result = flight.failed.map_or(Ok(()), Err);
+        let mut last_slots = None;
 
+        if result.is_ok() && flight.tickets.is_empty() {
+            let has_slots = self.take_slots(&mut flight, self.rings.len()) || {
+                // Who has this waits for the device, and for nobody else. All others leave it slots.
+                last_slots = Some(self.last_slots.lock());
+                self.take_slots(&mut flight, 0)
+            };
+
+            result = match has_slots {
+                true => self.deal(&mut flight),
+                false => Err(EIO),
+            };
+        }
         loop {
             for ticket in &flight.tickets {
                 match self.wait_for(flight.epoch, || self.fences.reached(ticket)) {
@@ -423,6 +451,7 @@ impl CopyEngines {
             // It is reached, or forgotten by a device that was reset.
             self.fences.give_back(ticket);
         }
+        drop(last_slots);
         result
     }
 

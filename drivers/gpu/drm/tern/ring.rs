@@ -416,12 +416,12 @@ impl FencePool {
         Some(self.ticket(slot))
     }
 
-    /// Takes `n` slots for `tickets`, which has room for them; false, and none, if there are not as
-    /// many.
-    pub(crate) fn take_all(&self, n: usize, tickets: &mut KVec<Ticket>) -> bool {
+    /// Takes `n` slots for `tickets`, which has room for them, where `left` are left; false, and
+    /// none, if there are not as many.
+    pub(crate) fn take_all(&self, n: usize, left: usize, tickets: &mut KVec<Ticket>) -> bool {
         let mut free = self.free.lock();
 
-        if free.len() < n {
+        if free.len() < n + left {
             return false;
         }
         for _ in 0..n {

@@ -2,7 +2,7 @@
 /*
  * A device that misbehaves. It answers late, in another order, without interrupts, with fault
  * entries or fences that are wrong, and everything has to be right all the same (fixture "right",
- * and "silent" where there are no interrupts at all); or it is lost, for a while or for good
+ * "silent" where there are no interrupts at all, and "crowd" where answers take seconds); or it is lost, for a while or for good
  * (fixture "loss", and "quiet" for what happens before that is known). What it does is an option of
  * the virtual GPU, so a run names the fixture (-f) or the variant (-v) that fits. Needs root.
  */
@@ -203,6 +203,92 @@ TEST_F_TIMEOUT(silent, work, 200)
 	EXPECT_LT(0, tern_stats(&self->t).faults);
 	tern_unmap_all(&self->t);
 	EXPECT_EQ(0, tern_end(&self->t));
+}
+
+FIXTURE(crowd)
+{
+	int fd;
+};
+
+FIXTURE_SETUP(crowd)
+{
+	self->fd = tern_open_device();
+	if (self->fd < 0)
+		SKIP(return, "no Tern device in /dev/dri");
+}
+
+FIXTURE_TEARDOWN(crowd)
+{
+	close(self->fd);
+}
+
+#define CROWD 28
+/* Areas that the driver moves at the same time. */
+#define CROWD_BYTES (8 * HUGE_PAGE)
+
+/*
+ * Moves single pages to the device, of which there are some in each block for each engine to copy,
+ * and looks at them. Returns the line where that fails, or 0.
+ */
+static int move_much(int ready, int go)
+{
+	struct tern t = { .fd = tern_open_device() };
+	unsigned long *p = tern_map(&t, CROWD_BYTES, MADV_NOHUGEPAGE);
+	char c;
+
+	if (t.fd < 0 || !p || tern_vm_create(t.fd, &t.vm))
+		return __LINE__;
+	/* Every second one, so that no two are next to each other for the copies. */
+	for (size_t word = 0; word < WORDS(CROWD_BYTES); word += 2 * WORDS(PAGE))
+		p[word] = tern_pattern(word);
+	if (write(ready, "", 1) != 1 || read(go, &c, 1))
+		return __LINE__;
+	if (move(&t, p, CROWD_BYTES, DRM_TERN_LOCATION_DEVICE))
+		return __LINE__;
+	if (tern_stats(&t).to_device_small * PAGE != CROWD_BYTES)
+		return __LINE__;
+	/* Block by block, which takes less time than fault by fault. */
+	if (move(&t, p, CROWD_BYTES, DRM_TERN_LOCATION_SYSTEM))
+		return __LINE__;
+	for (size_t word = 0; word < WORDS(CROWD_BYTES); word += 2 * WORDS(PAGE)) {
+		if (p[word] != tern_pattern(word))
+			return __LINE__;
+	}
+	tern_unmap_all(&t);
+	return tern_vm_destroy(t.fd, t.vm) ? __LINE__ : 0;
+}
+
+/*
+ * So many processes have so much copied by so slow a device that there are not as many fences, and
+ * none has all that it needs. They wait for each other, but not for ever.
+ */
+TEST_F_TIMEOUT(crowd, copies, 250)
+{
+	pid_t pids[CROWD];
+	int ready[2], go[2];
+	char c;
+
+	ASSERT_EQ(0, pipe(ready));
+	ASSERT_EQ(0, pipe(go));
+	for (int i = 0; i < CROWD; i++) {
+		pids[i] = fork();
+		ASSERT_LE(0, pids[i]);
+		if (!pids[i]) {
+			int line;
+
+			close(go[1]);
+			line = move_much(ready[1], go[0]);
+			if (line)
+				fprintf(stderr, "process %d fails at line %d\n", i, line);
+			_exit(!!line);
+		}
+	}
+	for (int i = 0; i < CROWD; i++)
+		ASSERT_EQ(1, read(ready[0], &c, 1));
+	/* For all at once. */
+	close(go[1]);
+	for (int i = 0; i < CROWD; i++)
+		EXPECT_TRUE(tern_child_ok(pids[i]));
 }
 
 /*
