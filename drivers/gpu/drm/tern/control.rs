@@ -69,9 +69,16 @@ impl Control {
 
     /// Puts `packet` in the ring and waits until it has been done. Does not sleep.
     ///
-    /// Errors: `ENODEV` after unbind, `EIO` if the device is lost. In each case it
-    /// accesses no memory any more.
-    fn run(&self, mut packet: hw::ControlPacket) -> Result {
+    /// Errors: `ENODEV` after unbind, `EIO` if the device is lost. Whatever went wrong, it is given
+    /// up, so that it accesses no memory any more.
+    fn run(&self, packet: hw::ControlPacket) -> Result {
+        self.try_run(packet)
+            .inspect_err(|_| self.regs.give_up(0))
+    }
+
+    /// As [`Self::run`], but where this fails nobody knows what the device still does. A ticket that
+    /// is not given back then keeps its slot, which is of no use any more.
+    fn try_run(&self, mut packet: hw::ControlPacket) -> Result {
         let start = Instant::<Monotonic>::now();
         let late = || start.elapsed() > TIMEOUT;
 
@@ -80,12 +87,11 @@ impl Control {
         self.submit(packet, late)?;
         let fence = self.in_time(|| self.fences.reached(&ticket), late)?;
         self.fences.give_back(ticket);
-        if fence.status != hw::COMPLETE_OK {
-            // It refuses what is well-formed. What it still does nobody knows.
-            self.regs.give_up(0);
-            return Err(EIO);
+        match fence.status {
+            hw::COMPLETE_OK => Ok(()),
+            // It refuses what is well-formed.
+            _ => Err(EIO),
         }
-        Ok(())
     }
 
     fn submit(&self, packet: hw::ControlPacket, late: impl Fn() -> bool) -> Result {
@@ -97,12 +103,11 @@ impl Control {
             late,
         )?;
 
-        ring.push(packet)?;
+        ring.put(packet);
         ring.submit(&self.regs)
     }
 
-    /// Spins until `ready` gives something. When it is `late` the device is given up; a ticket
-    /// that is not given back then keeps its slot, which is of no use any more.
+    /// Spins until `ready` gives something; `EIO` when it is `late`, or there is no device any more.
     fn in_time<T>(&self, ready: impl Fn() -> Option<T>, late: impl Fn() -> bool) -> Result<T> {
         /// Turns after which it is asked whether the device is there, which takes long.
         const LOOK: usize = 1 << 16;
@@ -114,15 +119,11 @@ impl Control {
             if let Some(value) = ready() {
                 return Ok(value);
             }
-            if lost {
-                return Err(EIO);
-            }
-            if late || turn % LOOK == 0 && self.regs.is_gone() {
+            if lost || late || turn % LOOK == 0 && self.regs.is_gone() {
                 break;
             }
             cpu_relax();
         }
-        self.regs.give_up(0);
         Err(EIO)
     }
 

@@ -279,17 +279,12 @@ where
         (1usize << self.log2).saturating_sub(usize::try_from(used).unwrap_or(usize::MAX))
     }
 
-    /// Puts a packet in the next entry and returns its index; `EAGAIN` if the ring is full.
+    /// Puts a packet in the next entry and returns its index.
     ///
-    /// The device does not see it before [`Self::submit`].
-    pub(crate) fn push(&mut self, packet: P) -> Result<u64> {
-        if self.room() == 0 {
-            return Err(EAGAIN);
-        }
-        Ok(self.put(packet))
-    }
-
-    /// As [`Self::push`], for a caller who knows that there is room.
+    /// The caller knows that there is room. Where that is from [`Self::room`], nobody else has put a
+    /// packet in since. It is not asked again here, since the device may say otherwise then.
+    ///
+    /// The device does not see the packet before [`Self::submit`].
     pub(crate) fn put(&mut self, packet: P) -> u64 {
         let index = self.put;
 
