@@ -409,11 +409,12 @@ impl Gpu {
             dev_err!(dev, "{} pages of device memory are still in use\n", left);
         }
         Memory::close(&self.memory);
-        // Also when the device is gone: then there is nothing to reset.
-        let _ = self.regs.reset(dev);
-        self.regs.close();
+        // Nobody waits for copies any more. What follows a loss would start the engines again.
         let loss = self.regs.on_loss.lock().take();
         self.work.flush();
         drop(loss);
+        // Also when the device is gone: then there is nothing to reset.
+        let _ = self.regs.reset(dev);
+        self.regs.close();
     }
 }
