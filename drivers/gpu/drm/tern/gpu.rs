@@ -2,6 +2,11 @@
 
 //! The device as a whole: what its engines, address spaces and queues share.
 
+use core::mem::{
+    forget,
+    replace, //
+};
+
 use kernel::{
     device::{
         Bound,
@@ -70,9 +75,26 @@ impl Info {
     }
 }
 
+/// What a number stands for.
+enum Slot<T> {
+    Free,
+    /// An object that is being made; see [`Reserved`].
+    Reserved,
+    Used(Arc<T>),
+}
+
+impl<T> Slot<T> {
+    fn object(&self) -> Option<&Arc<T>> {
+        match self {
+            Self::Used(object) => Some(object),
+            _ => None,
+        }
+    }
+}
+
 /// Objects by number, each number given to one at a time.
 struct Slots<T> {
-    slots: KVec<Option<Arc<T>>>,
+    slots: KVec<Slot<T>>,
     /// Where to look first for a free one. A number is given again as late as possible, since the
     /// device may still have reported faults by it.
     next: usize,
@@ -82,24 +104,63 @@ impl<T> Slots<T> {
     fn new(len: usize) -> Result<Self> {
         let mut slots = KVec::with_capacity(len, GFP_KERNEL)?;
         for _ in 0..len {
-            slots.push(None, GFP_KERNEL)?;
+            slots.push(Slot::Free, GFP_KERNEL)?;
         }
         Ok(Self { slots, next: 0 })
     }
 
-    fn free_slot(&mut self) -> Result<usize> {
-        let len = self.slots.len();
-        let slot = (self.next..self.next + len)
-            .map(|i| i % len)
-            .find(|&i| self.slots[i].is_none())
-            .ok_or(ENOSPC)?;
-
-        self.next = slot + 1;
-        Ok(slot)
+    fn get(&self, i: u32) -> Option<Arc<T>> {
+        self.slots.get(i as usize)?.object().cloned()
     }
 
-    fn get(&self, i: u32) -> Option<Arc<T>> {
-        self.slots.get(i as usize)?.clone()
+    fn objects(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.slots.iter().filter_map(Slot::object)
+    }
+
+    /// Frees a number; returns what it stood for.
+    fn take(&mut self, i: usize) -> Option<Arc<T>> {
+        match replace(&mut self.slots[i], Slot::Free) {
+            Slot::Used(object) => Some(object),
+            _ => None,
+        }
+    }
+}
+
+/// A number for an object that is being made, without a lock: to make it takes as long as it takes.
+///
+/// INVARIANT: Its slot is [`Slot::Reserved`].
+struct Reserved<'a, T> {
+    slots: &'a Mutex<Slots<T>>,
+    number: usize,
+}
+
+impl<'a, T> Reserved<'a, T> {
+    /// Takes a free number; `ENOSPC` if there is none.
+    fn new(slots: &'a Mutex<Slots<T>>) -> Result<Self> {
+        let mut guard = slots.lock();
+        let len = guard.slots.len();
+        let number = (guard.next..guard.next + len)
+            .map(|i| i % len)
+            .find(|&i| matches!(guard.slots[i], Slot::Free))
+            .ok_or(ENOSPC)?;
+
+        guard.next = number + 1;
+        guard.slots[number] = Slot::Reserved;
+        // INVARIANT: By the line before. Nobody else changes it, as nobody has the number.
+        Ok(Self { slots, number })
+    }
+
+    /// Lets the number stand for `object`.
+    fn publish(self, object: Arc<T>) {
+        self.slots.lock().slots[self.number] = Slot::Used(object);
+        // It is not to be freed.
+        forget(self);
+    }
+}
+
+impl<T> Drop for Reserved<'_, T> {
+    fn drop(&mut self) {
+        self.slots.lock().slots[self.number] = Slot::Free;
     }
 }
 
@@ -127,7 +188,7 @@ struct Queues {
 impl Queues {
     /// No memory is allocated while the lock is held, since fences are signalled under it.
     fn for_each(&self, f: impl Fn(&Arc<Queue>)) {
-        self.slots.lock().slots.iter().flatten().for_each(f);
+        self.slots.lock().objects().for_each(f);
     }
 }
 
@@ -189,7 +250,7 @@ pub(crate) struct Gpu {
     /// memory.
     pub(crate) work: Arc<OwnedQueue>,
     pub(crate) faults: Arc<FaultRing>,
-    /// Held while address spaces and queues are made.
+    /// Held while queues are made, for which nobody waits for a process.
     #[pin]
     setup: Mutex<()>,
     space_table: SharedArray<hw::AddressSpace>,
@@ -298,8 +359,9 @@ impl Gpu {
         mm: &MmWithUser,
         moves_large: bool,
     ) -> Result<Arc<Vm>> {
-        let _setup = self.setup.lock();
-        let slot = self.spaces.slots.lock().free_slot()?;
+        // To make one waits for the process's mmap lock.
+        let reserved = Reserved::new(&self.spaces.slots)?;
+        let slot = reserved.number;
         let (memory, control) = (self.memory.clone(), self.control.clone());
         let vm = Vm::new(dev, drm, memory, control, slot as u32, mm, moves_large)?;
         let entry = hw::AddressSpace {
@@ -308,7 +370,7 @@ impl Gpu {
         };
 
         self.space_table.write(slot, entry);
-        self.spaces.slots.lock().slots[slot] = Some(vm.clone());
+        reserved.publish(vm.clone());
         Ok(vm)
     }
 
@@ -322,7 +384,7 @@ impl Gpu {
         self.space_table.write(slot, hw::AddressSpace::default());
         vm.shut_down();
         // Dropped after the lock, since the end of a notifier waits for invalidations.
-        let _vm = self.spaces.slots.lock().slots[slot].take();
+        let _vm = self.spaces.slots.lock().take(slot);
     }
 
     /// Makes and starts a queue; `ENOSPC` when the device has none left. May sleep.
@@ -333,7 +395,8 @@ impl Gpu {
         entries: u32,
     ) -> Result<Arc<Queue>> {
         let _setup = self.setup.lock();
-        let slot = self.queues.slots.lock().free_slot()?;
+        let reserved = Reserved::new(&self.queues.slots)?;
+        let slot = reserved.number;
 
         vm.prepare_faults()?;
         let queue = Queue::new(dev, self, slot as u32, vm, entries)?;
@@ -342,7 +405,7 @@ impl Gpu {
         self.control
             .start_queue(slot as u32)
             .inspect_err(|_| queue.vm.remove_queue(slot as u32))?;
-        self.queues.slots.lock().slots[slot] = Some(queue.clone());
+        reserved.publish(queue.clone());
         Ok(queue)
     }
 
@@ -352,12 +415,12 @@ impl Gpu {
         let _ = self.control.stop_queue(queue.id());
         queue.stop();
         queue.vm.remove_queue(queue.id());
-        let _queue = self.queues.slots.lock().slots[queue.id() as usize].take();
+        let _queue = self.queues.slots.lock().take(queue.id() as usize);
     }
 
     /// Calls `f` for each address space. They neither come nor go meanwhile.
     pub(crate) fn for_each_space(&self, f: impl FnMut(&Arc<Vm>)) {
-        self.spaces.slots.lock().slots.iter().flatten().for_each(f);
+        self.spaces.slots.lock().objects().for_each(f);
     }
 
     /// Calls `f`, which must not allocate memory, for each queue. They neither come nor go
