@@ -4,12 +4,14 @@
 
 use super::{
     Queue,
+    RawDelayedWorkItem,
     RawWorkItem, //
 };
 use crate::{
     alloc::AllocError,
     bindings,
-    prelude::*, //
+    prelude::*,
+    time::Jiffies, //
 };
 use core::ptr::NonNull;
 
@@ -19,7 +21,7 @@ use core::ptr::NonNull;
 /// is gone, none of its work runs any more, and neither the data nor the code of that work is in
 /// use. It must not be dropped by work of its own.
 ///
-/// It takes no delayed work, for whose timers it could not wait.
+/// It does not wait for the timers of delayed work; see [`Self::enqueue_delayed`].
 ///
 /// Items run side by side, in threads that are not bound to a CPU. One thread is kept for times
 /// when no memory can be had for more, so that work which others wait for to free memory goes on.
@@ -112,7 +114,73 @@ impl OwnedQueue {
         unsafe { self.0.as_ref() }.enqueue(work)
     }
 
+    /// Queues a delayed work item when `delay` is over. Fails, and gives it back, if it waits or is
+    /// queued already.
+    ///
+    /// Can be called in any context. Wraps the C function `queue_delayed_work_on()`.
+    ///
+    /// # Safety
+    ///
+    /// The queue must not be dropped before the item runs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::{
+    ///     sync::{Arc, Completion},
+    ///     workqueue::{
+    ///         impl_has_delayed_work, new_delayed_work, DelayedWork, OwnedQueue, WorkItem,
+    ///     },
+    /// };
+    ///
+    /// #[pin_data]
+    /// struct Reminder {
+    ///     #[pin]
+    ///     done: Completion,
+    ///     #[pin]
+    ///     later: DelayedWork<Reminder>,
+    /// }
+    ///
+    /// impl_has_delayed_work! {
+    ///     impl HasDelayedWork<Self> for Reminder { self.later }
+    /// }
+    ///
+    /// impl WorkItem for Reminder {
+    ///     type Pointer = Arc<Reminder>;
+    ///
+    ///     fn run(this: Arc<Reminder>) {
+    ///         this.done.complete_all();
+    ///     }
+    /// }
+    ///
+    /// let init = pin_init!(Reminder {
+    ///     done <- Completion::new(),
+    ///     later <- new_delayed_work!("Reminder::later"),
+    /// });
+    /// let reminder = Arc::pin_init(init, GFP_KERNEL)?;
+    /// let queue = OwnedQueue::new(c"doctest")?;
+    ///
+    /// // SAFETY: It is waited for below.
+    /// assert!(unsafe { queue.enqueue_delayed(reminder.clone(), 2) }.is_ok());
+    /// reminder.done.wait_for_completion();
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub unsafe fn enqueue_delayed<W, const ID: u64>(
+        &self,
+        work: W,
+        delay: Jiffies,
+    ) -> W::EnqueueOutput
+    where
+        W: RawDelayedWorkItem<ID> + Send + 'static,
+    {
+        // SAFETY: By the type invariants, and by the requirement on the caller also when the timer
+        // ends.
+        unsafe { self.0.as_ref() }.enqueue_delayed(work, delay)
+    }
+
     /// Waits until all work that is queued at this moment is done. Sleeps.
+    ///
+    /// Delayed work that waits for its time is not among it.
     ///
     /// Must not be called by work of this queue.
     pub fn flush(&self) {

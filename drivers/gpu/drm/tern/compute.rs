@@ -30,7 +30,6 @@ use kernel::{
     },
     uapi,
     workqueue::{
-        self,
         impl_has_delayed_work,
         impl_has_work,
         new_delayed_work,
@@ -178,6 +177,9 @@ pub(crate) struct Queue {
     regs: Arc<Regs>,
     control: Arc<Control>,
     faults: Arc<FaultRing>,
+    /// The device's, which is not dropped by what it runs for this queue: [`Self::stop`] waits for
+    /// that first.
+    work: Arc<OwnedQueue>,
     /// Its address space.
     pub(crate) vm: Arc<Vm>,
     timeline: Timeline,
@@ -277,6 +279,7 @@ impl Queue {
                 regs: gpu.regs.clone(),
                 control: gpu.control.clone(),
                 faults: gpu.faults.clone(),
+                work: gpu.work.clone(),
                 vm,
                 timeline: Timeline::new(c"tern", c"queue"),
                 state <- new_mutex!(state, "tern::Queue"),
@@ -386,9 +389,12 @@ impl Queue {
         const INTERVAL: u32 = 1000;
 
         if !state.is_idle() {
+            let delay = msecs_to_jiffies(INTERVAL);
             // If it is queued already it has not looked yet.
-            let _ = workqueue::system_power_efficient()
-                .enqueue_delayed::<_, WATCH>(self.clone(), msecs_to_jiffies(INTERVAL));
+            //
+            // SAFETY: The work queue is not dropped before the item has run, which has a reference
+            // to this `Queue`, and so to the work queue.
+            let _ = unsafe { self.work.enqueue_delayed::<_, WATCH>(self.clone(), delay) };
         }
     }
 
