@@ -109,14 +109,19 @@ use crate::{
             Owner,
             VmFault, //
         },
-        virt::VmaRef,
+        virt::{
+            flags,
+            vm_flags_t,
+            VmaRef, //
+        },
         MmapReadGuard, //
     },
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
     },
-    prelude::*, //
+    prelude::*,
+    types::Opaque, //
 };
 use core::{
     iter,
@@ -393,6 +398,69 @@ impl<'a> Setup<'a> {
             placed: false,
         }))
     }
+}
+
+/// Returns whether pages of `vma` can be [collected](Setup::collect) at all: not if the area is one
+/// of device, DAX or hugetlb pages.
+pub fn can_collect(vma: &VmaRef) -> bool {
+    const SPECIAL: vm_flags_t = flags::IO | flags::DONTEXPAND | flags::PFNMAP | flags::MIXEDMAP;
+
+    vma.flags() & SPECIAL == 0
+        && !vma.is_hugetlb()
+        // SAFETY: The area is valid, and locked so that it keeps its file.
+        && !unsafe { bindings::vma_is_dax(vma.as_ptr()) }
+}
+
+/// Returns the next addresses in `range`, which lies in `vma`, that may be migrated to a device.
+///
+/// That is all of an anonymous area, and of a private one of a file what is a copy by now. A page of
+/// the file can be collected too, but is put back, and a large folio is split for it. The memory may
+/// be another one as soon as this returns. `vma` must be one of `mmap`. Takes page-table locks; does
+/// not sleep.
+pub fn next_anonymous(
+    mmap: &MmapReadGuard<'_>,
+    vma: &VmaRef,
+    range: Range<usize>,
+) -> Option<Range<usize>> {
+    if range.is_empty() || !ptr::eq(mmap.mm().as_raw(), vma.mm().as_raw()) {
+        return None;
+    }
+    if vma.is_anonymous() {
+        return Some(range);
+    }
+    // SAFETY: The area is valid. The field is set at most once while the mmap lock is held.
+    let anon_vma = unsafe { ptr::addr_of!((*vma.as_ptr()).anon_vma).read_volatile() };
+    if anon_vma.is_null() {
+        return None;
+    }
+    let start = range
+        .clone()
+        .step_by(PAGE_SIZE)
+        .find(|&addr| is_anonymous(vma, addr))?;
+    let end = (start..range.end)
+        .step_by(PAGE_SIZE)
+        .find(|&addr| !is_anonymous(vma, addr));
+
+    Some(start..end.unwrap_or(range.end))
+}
+
+/// Returns whether an anonymous page is mapped at `addr`, which is in `vma`, in memory of the system
+/// or of a device. The mmap lock must be held.
+fn is_anonymous(vma: &VmaRef, addr: usize) -> bool {
+    let walk = Opaque::uninit();
+
+    // SAFETY: The mmap lock is held, and `addr` is in `vma`.
+    let folio = unsafe {
+        bindings::folio_walk_start(walk.get(), vma.as_ptr(), addr, bindings::FW_DEVICE_PRIVATE)
+    };
+    if folio.is_null() {
+        return false;
+    }
+    // SAFETY: The folio stays mapped as long as the page-table lock is held, until the walk ends.
+    let is_anon = unsafe { Folio::from_raw(folio) }.is_anon();
+    // SAFETY: A folio was found, so `walk` was filled; this ends the walk.
+    unsafe { bindings::folio_walk_end(walk.get(), vma.as_ptr()) };
+    is_anon
 }
 
 /// Collects the folios in the page offsets `range` of `pagemap`, to migrate them to system memory.

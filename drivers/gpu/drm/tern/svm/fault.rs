@@ -8,6 +8,7 @@
 //! So each address space has work of its own, and none waits for another one's memory.
 
 use core::{
+    iter,
     mem::swap,
     ops::Range, //
 };
@@ -19,7 +20,10 @@ use kernel::{
     },
     mm::{
         migrate,
-        virt::VmaRef,
+        virt::{
+            flags,
+            VmaRef, //
+        },
         MmWithUser,
         MmapReadGuard, //
     },
@@ -533,7 +537,8 @@ impl Service {
     }
 }
 
-/// The areas of `blocks` that may move and of which anything is wanted, as [`to_move`] has them.
+/// The areas of `blocks` that may move and of which anything is wanted, as [`to_move`] has them; of
+/// an area of a file the parts that can.
 fn moving_areas<'a>(
     blocks: &'a mut [Block],
     mmap: &'a MmapReadGuard<'_>,
@@ -541,10 +546,29 @@ fn moving_areas<'a>(
     limits: &'a Range<usize>,
 ) -> impl Iterator<Item = (Block, &'a VmaRef, Range<usize>)> {
     blocks.iter_mut().flat_map(move |block| {
-        block.areas(mmap).filter_map(move |(vma, area)| {
-            let range = to_move(block, mmap, vma, &area, large, limits)?;
-            Some((*block, vma, range))
+        block.areas(mmap).flat_map(move |(vma, area)| {
+            let range = to_move(block, mmap, vma, &area, large, limits);
+            let block = *block;
+
+            range
+                .into_iter()
+                .flat_map(move |range| anonymous_runs(mmap, vma, range))
+                .map(move |run| (block, vma, run))
         })
+    })
+}
+
+/// What of `range`, which lies in `vma`, is anonymous memory.
+fn anonymous_runs<'a>(
+    mmap: &'a MmapReadGuard<'_>,
+    vma: &'a VmaRef,
+    mut range: Range<usize>,
+) -> impl Iterator<Item = Range<usize>> + use<'a> {
+    iter::from_fn(move || {
+        let run = migrate::next_anonymous(mmap, vma, range.clone())?;
+
+        range.start = run.end;
+        Some(run)
     })
 }
 
@@ -565,7 +589,9 @@ pub(super) fn to_move(
         return None;
     }
     if !block.wants_any(area) {
-        block.leave(area);
+        for run in anonymous_runs(mmap, vma, area.clone()) {
+            block.leave(&run);
+        }
         return None;
     }
     let mut range = area.start.max(limits.start)..area.end.min(limits.end);
@@ -598,9 +624,9 @@ pub(super) fn to_move(
     (!range.is_empty()).then_some(range)
 }
 
-/// Only anonymous memory moves; the rest is used where it is.
+/// Whether `vma` can have anonymous memory. Only that moves; the rest is used where it is.
 pub(super) fn may_move(vma: &VmaRef) -> bool {
-    vma.is_anonymous() && !vma.is_hugetlb()
+    vma.flags() & flags::SHARED == 0 && migrate::can_collect(vma)
 }
 
 fn page_of(fault: &hw::FaultEntry) -> usize {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Bad input to the node on which the Tern GPU's driver serves the kernel's HMM tests, with the
- * errno that it gets; the end of what a mirror needs; and test_hmm, whose nodes have the same
- * names. Boot with tern.dmirror=1. Needs root.
+ * The node on which the Tern GPU's driver serves the kernel's HMM tests: what hmm-tests does not
+ * look at, as test_hmm has it; bad input, with the errno that it gets; the end of what a mirror
+ * needs; and test_hmm, whose nodes have the same names. Boot with tern.dmirror=1. Needs root.
  */
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -86,6 +86,21 @@ static struct hmm_dmirror_cmd all_of(const struct _test_data_dmirror *self)
 		.ptr = (uintptr_t)self->data,
 		.npages = PAGES,
 	};
+}
+
+/* How many of up to 512 pages from @p on are on the device; -errno if that cannot be told. */
+static int on_device(int fd, const char *p, unsigned long pages)
+{
+	unsigned char state[HUGE_PAGE / PAGE];
+	int count = 0, ret = command(fd, HMM_DMIRROR_SNAPSHOT, (struct hmm_dmirror_cmd){
+		.addr = (uintptr_t)p,
+		.ptr = (uintptr_t)state,
+		.npages = pages,
+	});
+
+	for (int i = 0; !ret && i < pages; i++)
+		count += (state[i] & 0xf0) == HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL;
+	return ret ? ret : count;
 }
 
 /* Whether the memory is what it was, and the device reads it. */
@@ -250,6 +265,119 @@ TEST_F(dmirror, numbers)
 			TH_LOG("number %#lx", bad[i]);
 	}
 	EXPECT_TRUE(is_intact(self));
+}
+
+/* Maps @bytes of @fd, at an address for a huge page. */
+static char *map_private(struct tern *t, int fd, size_t bytes)
+{
+	char *p = tern_map(t, bytes, MADV_NORMAL);
+
+	if (!p || mmap(p, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) != p)
+		return NULL;
+	return p;
+}
+
+/* Of a private mapping of a file the copies move, and the pages of the file do not. */
+TEST_F(dmirror, private_file)
+{
+	const int copies = PAGES / 2;
+	struct hmm_dmirror_cmd cmd = all_of(self);
+	char *file, *p;
+	int fd;
+
+	file = tern_shared(BYTES, &fd);
+	ASSERT_NE(NULL, tern_keep(&self->t, file, BYTES));
+	p = map_private(&self->t, fd, BYTES);
+	ASSERT_NE(NULL, p);
+	memset(file, 1, BYTES);
+	cmd.addr = (uintptr_t)p;
+	/* Every other page. */
+	for (int page = 0; page < PAGES; page += 2)
+		memcpy(p + page * PAGE, self->p + page * PAGE, PAGE);
+	ASSERT_EQ(0, command(self->fd, HMM_DMIRROR_READ, cmd));
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, cmd));
+	EXPECT_EQ(copies, on_device(self->fd, p, PAGES));
+	for (int page = 0; page < PAGES; page++)
+		EXPECT_EQ(!(page % 2), on_device(self->fd, p + page * PAGE, 1));
+	for (int page = 0; page < PAGES; page += 2) {
+		EXPECT_EQ(0, memcmp(self->data + page * PAGE, self->p + page * PAGE, PAGE));
+		EXPECT_EQ(1, self->data[(page + 1) * PAGE]);
+	}
+
+	/* A copy of the copy, of which the file knows nothing either. */
+	cmd.npages = 1;
+	for (int side = 0; side < 2; side++) {
+		pid_t pid = fork();
+
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			p[0] ^= 0xff;
+			_exit(p[0] != (char)(self->p[0] ^ 0xff) || p[1] != self->p[1]);
+		}
+		EXPECT_TRUE(tern_child_ok(pid));
+		EXPECT_EQ(0, memcmp(p, self->p, PAGE));
+		EXPECT_EQ(1, file[0]);
+		EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, cmd));
+		EXPECT_EQ(copies, on_device(self->fd, p, PAGES));
+	}
+	/* A copy goes with its page of the file. */
+	ASSERT_EQ(0, ftruncate(fd, BYTES - 2 * PAGE));
+	EXPECT_EQ(copies - 1, on_device(self->fd, p, PAGES - 2));
+
+	cmd.npages = copies;
+	EXPECT_EQ(0, tern_ioctl(self->fd, HMM_DMIRROR_MIGRATE_TO_SYS, &cmd));
+	EXPECT_EQ(copies / 2, cmd.cpages);
+	ASSERT_EQ(0, tern_driver("unbind", self->name));
+	for (int page = 0; page < PAGES - 2; page++) {
+		const char *expected = page % 2 ? file : self->p;
+
+		EXPECT_EQ(1, file[page * PAGE]);
+		EXPECT_EQ(0, memcmp(p + page * PAGE, expected + page * PAGE, PAGE));
+	}
+	ASSERT_EQ(0, tern_driver("bind", self->name));
+	close(fd);
+}
+
+/* A huge page of a file stays as it is. */
+TEST_F(dmirror, huge_page_of_a_file)
+{
+	const char *mount_point = "/tmp/tern-dmirror";
+	struct hmm_dmirror_cmd cmd;
+	char *p;
+	int fd;
+
+	mkdir(mount_point, 0700);
+	ASSERT_EQ(0, mount("tmpfs", mount_point, "tmpfs", 0, "huge=always"));
+	fd = open(mount_point, O_TMPFILE | O_RDWR, 0600);
+	EXPECT_EQ(0, umount2(mount_point, MNT_DETACH));
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ftruncate(fd, 2 * HUGE_PAGE));
+	p = map_private(&self->t, fd, 2 * HUGE_PAGE);
+	ASSERT_NE(NULL, p);
+	cmd = (struct hmm_dmirror_cmd){
+		.addr = (uintptr_t)p,
+		.ptr = (uintptr_t)self->data,
+		.npages = PAGES,
+	};
+	ASSERT_EQ(0, p[0]);
+	/* With a copy in the area. */
+	p[HUGE_PAGE] = 1;
+	ASSERT_EQ(HUGE_PAGE >> 10, tern_smaps(p, "ShmemPmdMapped"));
+	ASSERT_EQ(0, command(self->fd, HMM_DMIRROR_READ, cmd));
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, cmd));
+	EXPECT_EQ(HUGE_PAGE >> 10, tern_smaps(p, "ShmemPmdMapped"));
+
+	p[PAGE] = 1;
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_READ, cmd));
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, cmd));
+	EXPECT_EQ(1, on_device(self->fd, p, PAGES));
+	EXPECT_EQ(1, self->data[PAGE]);
+	/* It is mapped by PTEs now, and has not been split. */
+	p = map_private(&self->t, fd, HUGE_PAGE);
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, p[PAGE]);
+	EXPECT_EQ(HUGE_PAGE >> 10, tern_smaps(p, "ShmemPmdMapped"));
+	close(fd);
 }
 
 /* A file that has outlived the process whose memory it mirrors. */
