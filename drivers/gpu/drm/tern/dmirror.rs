@@ -37,6 +37,7 @@ use kernel::{
             FaultError,
             RangeFault, //
         },
+        migrate::can_collect,
         virt::{
             flags,
             VmaNew, //
@@ -670,7 +671,8 @@ fn enter(drm: &TernDevice) -> Option<drm::RegistrationGuard<'_, crate::driver::T
     unsafe { drm.assume_ctx::<drm::Ioctl>() }.registration_guard()
 }
 
-/// Fails with `EINVAL` unless all of `range` is memory that the process may read.
+/// Fails with `EINVAL` unless all of `range` is memory that the process may read, and of a kind
+/// that can migrate.
 fn check_areas(mm: &MmWithUser, range: &Range<usize>) -> Result {
     let mmap = mm.mmap_read_lock();
     let mut at = range.start;
@@ -678,7 +680,7 @@ fn check_areas(mm: &MmWithUser, range: &Range<usize>) -> Result {
     while at < range.end {
         let vma = mmap.vma_lookup(at).ok_or(EINVAL)?;
 
-        if vma.flags() & flags::READ == 0 {
+        if vma.flags() & flags::READ == 0 || !can_collect(vma) {
             return Err(EINVAL);
         }
         at = vma.end();

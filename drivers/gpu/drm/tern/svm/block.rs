@@ -158,8 +158,8 @@ pub(crate) struct Block {
     pub(crate) read: PageSet,
     /// Pages that it wants to write.
     pub(crate) write: PageSet,
-    /// Pages of areas that can move but of which it wants nothing. They are not mapped where they
-    /// are: otherwise it would never ask for them, and they would stay there.
+    /// Pages that could move but of which it wants nothing. They are not mapped where they are in
+    /// system memory: otherwise it would never ask for them, and they would stay there.
     others: PageSet,
 }
 
@@ -172,6 +172,13 @@ impl Block {
             write: PageSet::default(),
             others: PageSet::default(),
         }
+    }
+
+    /// Says that what is wanted is to be asked for first, unless `table` lets the device access it
+    /// already.
+    pub(crate) fn leave_unmapped(&mut self, table: &PageTable) {
+        let unmapped = missing(table, self).read;
+        self.others.add(&unmapped);
     }
 
     /// The same block with nothing wanted.
@@ -246,6 +253,13 @@ impl Block {
             at = part.end;
             Some((vma, part))
         })
+    }
+
+    /// Whether `pages` of the system are to be asked for first: one of them is, and none is wanted.
+    fn leaves(&self, mut pages: Range<usize>) -> bool {
+        let is_wanted = |page| self.read.contains(page) || self.write.contains(page);
+
+        pages.clone().any(|page| self.others.contains(page)) && !pages.any(is_wanted)
     }
 
     /// Pages at addresses of the block.
@@ -355,7 +369,7 @@ impl Installer {
     }
 
     /// Lets the device reach what it wants of `block`, wherever that is, and whatever else of it
-    /// is there already, but for what it is to ask for first.
+    /// is there already and within `limits`, but for what it is to ask for first.
     ///
     /// Returns the pages that the process itself may not access like that, or that the device
     /// cannot reach. A page that cannot be had now is not among them: the device faults again. May
@@ -365,10 +379,10 @@ impl Installer {
     pub(crate) fn install(
         &mut self,
         dev: &Device<Bound>,
-        memory: &DeviceMemory,
         vm: &Vm,
         mm: &MmWithUser,
         block: &Block,
+        limits: &Range<usize>,
     ) -> Result<Failed> {
         /// After so many invalidations in between the device gets its turn to fault again.
         const ROUNDS: usize = 16;
@@ -379,7 +393,7 @@ impl Installer {
         let mut allocations = 0;
 
         for _ in 0..ROUNDS {
-            let trouble = match self.round(dev, memory, vm, mm, block, &mut failed) {
+            let trouble = match self.round(dev, vm, mm, block, limits, &mut failed) {
                 Ok(true) => break,
                 Ok(false) => continue,
                 Err(Trouble::Reserve) if self.reserve.fill(dev).is_ok() => continue,
@@ -405,13 +419,13 @@ impl Installer {
     fn round(
         &mut self,
         dev: &Device<Bound>,
-        memory: &DeviceMemory,
         vm: &Vm,
         mm: &MmWithUser,
         block: &Block,
+        limits: &Range<usize>,
         failed: &mut Failed,
     ) -> Result<bool, Trouble> {
-        let mut missing = self.map_present(dev, memory, vm, mm, block, failed)?;
+        let mut missing = self.map_present(dev, vm, mm, block, limits, failed)?;
 
         missing.remove(failed);
         if missing.is_empty() {
@@ -420,7 +434,7 @@ impl Installer {
         if self.map_buffers(vm, mm, block)? {
             return Ok(false);
         }
-        let mut ask = |pages, access| self.make_present(memory, vm, mm, block, pages, access);
+        let mut ask = |pages, access| self.make_present(vm, mm, block, pages, access);
         failed.write.add(&ask(missing.write, Access::Write)?);
         failed.read.add(&ask(missing.read, Access::Read)?);
         Ok(false)
@@ -431,27 +445,34 @@ impl Installer {
     fn map_present(
         &mut self,
         dev: &Device<Bound>,
-        memory: &DeviceMemory,
         vm: &Vm,
         mm: &MmWithUser,
         block: &Block,
+        limits: &Range<usize>,
         failed: &mut Failed,
     ) -> Result<Failed, Trouble> {
-        let mut stable = RangeFault::new(&vm.notifier, block.range(), Access::Snapshot)
-            .owner(memory.owner())
+        let Range { start, end } = block.range();
+        let range = start.max(limits.start)..end.min(limits.end);
+        let first_page = (range.start - block.start) / PAGE_SIZE;
+        // The pages of the block that an entry stands for.
+        let run_of = |entry: &hmm::Entry<'_>| {
+            let start = first_page + entry.index();
+            start..start + entry.nr_pages()
+        };
+        let mut stable = RangeFault::new(&vm.notifier, range, Access::Snapshot)
+            .owner(vm.memory.owner())
             .runs()
             .fault_unlocked(mm, timeout(), &mut self.buf)?
             .lock()?;
         let mut runs = 0;
-        // A run may go from one area to the next, where both are mapped alike.
-        let is_other =
-            |entry: &hmm::Entry<'_>| run_of(entry).all(|page| block.others.contains(page));
+        let is_left =
+            |entry: &hmm::Entry<'_>| !entry.is_device_private() && block.leaves(run_of(entry));
         let (table, entries) = stable.parts();
-        for entry in entries.filter(|entry| !is_other(entry)) {
-            let target = target(memory, &entry);
+        for entry in entries.filter(|entry| !is_left(entry)) {
+            let target = target(&vm.memory, &entry);
 
             runs += usize::from(target.vram.is_none());
-            if table.gains_write(block.start, entry.index(), &target) {
+            if table.gains_write(block.start, run_of(&entry).start, &target) {
                 vm.notifier.zap(table, &block.addresses(run_of(&entry)));
             }
         }
@@ -459,9 +480,9 @@ impl Installer {
 
         let mut unreachable = PageSet::default();
         let (table, entries) = stable.parts();
-        for entry in entries.filter(|entry| !is_other(entry)) {
-            let target = target(memory, &entry);
-            let first = entry.index();
+        for entry in entries.filter(|entry| !is_left(entry)) {
+            let target = target(&vm.memory, &entry);
+            let first = run_of(&entry).start;
 
             // The device may write until the next invalidation, and no page table of the CPU will
             // tell. The mark outlives the mapping: whoever cleans a page, be it writeback, reclaim
@@ -549,7 +570,6 @@ impl Installer {
     /// those that it refuses.
     fn make_present(
         &mut self,
-        memory: &DeviceMemory,
         vm: &Vm,
         mm: &MmWithUser,
         block: &Block,
@@ -565,7 +585,7 @@ impl Installer {
                 // and is to be written. Without an owner it comes back, and is copied if shared.
                 let fault = match access {
                     Access::Write => fault,
-                    _ => fault.owner(memory.owner()),
+                    _ => fault.owner(vm.memory.owner()),
                 };
 
                 match fault.fault_unlocked(mm, timeout(), &mut self.buf) {
@@ -592,11 +612,6 @@ impl Installer {
 /// How long the core may try again by itself when memory keeps changing.
 pub(crate) fn timeout() -> kernel::time::Jiffies {
     msecs_to_jiffies(1000)
-}
-
-/// The pages of the block that an entry stands for.
-fn run_of(entry: &hmm::Entry<'_>) -> Range<usize> {
-    entry.index()..entry.index() + entry.nr_pages()
 }
 
 fn target<'a>(memory: &DeviceMemory, entry: &'a hmm::Entry<'a>) -> Target<'a> {

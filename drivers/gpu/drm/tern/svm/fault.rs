@@ -196,7 +196,7 @@ pub(crate) struct Faults {
 pub(crate) enum Policy {
     /// Moves what can move to the device, and maps the rest where it is.
     Move,
-    /// Maps all of these addresses from the fault on, wherever the memory is.
+    /// Maps all of these addresses from the fault on, wherever the memory is, and nothing else.
     Map(Range<usize>),
     /// Ends the dispatch.
     Refuse,
@@ -431,9 +431,9 @@ impl Service {
         self.suspects.begin_round();
         self.faults.sort_unstable_by_key(|fault| fault.addr);
         let policy = vm.faults.policy.lock().clone();
-        let merged = match &policy {
-            Policy::Move => merge(&self.faults, &mut self.blocks),
-            Policy::Map(range) => self.want_rest(range),
+        let (merged, limits) = match &policy {
+            Policy::Move => (merge(&self.faults, &mut self.blocks), &Space::RANGE),
+            Policy::Map(range) => (self.want_rest(range), range),
             Policy::Refuse => return vm.cancel_faults(&self.faults),
         };
         if merged.is_err() {
@@ -442,7 +442,7 @@ impl Service {
         }
         vm.count(|stats| stats.blocks.add(self.blocks.len() as u64));
         if matches!(policy, Policy::Move) {
-            self.move_blocks(vm, &mm, &Space::RANGE);
+            self.move_blocks(vm, &mm, limits);
         }
 
         let mut rest = &self.faults[..];
@@ -453,7 +453,7 @@ impl Service {
 
             let installed = self
                 .installer
-                .install(vm.memory.dev(), &vm.memory, vm, &mm, block);
+                .install(vm.memory.dev(), vm, &mm, block, limits);
 
             vm.memory.monitor.block(
                 vm.notifier.asid(),

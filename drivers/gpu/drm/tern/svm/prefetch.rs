@@ -85,7 +85,7 @@ impl Vm {
             return Err(EIO);
         }
         loop {
-            let (end, pages) = mover.step(self, mm, range, &limits)?;
+            let (end, pages) = mover.step(self, mm, range, &limits, extent)?;
 
             moved += pages;
             if self.memory.copies.is_lost() {
@@ -125,10 +125,11 @@ impl Mover {
         mm: &MmWithUser,
         range: &Range<usize>,
         limits: &Range<usize>,
+        extent: Extent,
     ) -> Result<(usize, usize)> {
         match self {
             Self::ToSystem(buf) => to_system(vm, mm, range, buf),
-            Self::ToDevice(service) => to_device(vm, mm, range, limits, service),
+            Self::ToDevice(service) => to_device(vm, mm, range, limits, extent, service),
         }
     }
 }
@@ -166,6 +167,7 @@ fn to_device(
     mm: &MmWithUser,
     range: &Range<usize>,
     limits: &Range<usize>,
+    extent: Extent,
     service: &mut Service,
 ) -> Result<(usize, usize)> {
     let (is_readable, end) = {
@@ -181,12 +183,19 @@ fn to_device(
     let end = end.min(first + IN_FLIGHT * BLOCK_SIZE);
 
     service.want_all(&(range.start..end), hw::ACCESS_READ)?;
+    if matches!(extent, Extent::Exact) {
+        let table = vm.notifier.table.lock();
+
+        for block in &mut service.blocks {
+            block.leave_unmapped(&table);
+        }
+    }
     let moved = service.move_blocks(vm, mm, limits);
     for block in &service.blocks {
         // What is not there is not wanted: nothing is faulted in.
         service
             .installer
-            .install(vm.memory.dev(), &vm.memory, vm, mm, &block.present())?;
+            .install(vm.memory.dev(), vm, mm, &block.present(), limits)?;
     }
     Ok((end, moved))
 }

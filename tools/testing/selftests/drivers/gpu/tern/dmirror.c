@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 
 #include <lib/test_hmm_uapi.h>
 
@@ -88,6 +89,15 @@ static struct hmm_dmirror_cmd all_of(const struct _test_data_dmirror *self)
 	};
 }
 
+static struct hmm_dmirror_cmd page_of(const struct _test_data_dmirror *self, int page)
+{
+	struct hmm_dmirror_cmd cmd = all_of(self);
+
+	cmd.addr += page * PAGE;
+	cmd.npages = 1;
+	return cmd;
+}
+
 /* How many of up to 512 pages from @p on are on the device; -errno if that cannot be told. */
 static int on_device(int fd, const char *p, unsigned long pages)
 {
@@ -101,6 +111,14 @@ static int on_device(int fd, const char *p, unsigned long pages)
 	for (int i = 0; !ret && i < pages; i++)
 		count += (state[i] & 0xf0) == HMM_DMIRROR_PROT_DEV_PRIVATE_LOCAL;
 	return ret ? ret : count;
+}
+
+/* The next allocation of a migration of this mirror fails. */
+static int fail_alloc(int fd)
+{
+	return command(fd, HMM_DMIRROR_FLAGS, (struct hmm_dmirror_cmd){
+		.npages = HMM_DMIRROR_FLAG_FAIL_ALLOC,
+	});
 }
 
 /* Whether the memory is what it was, and the device reads it. */
@@ -267,6 +285,59 @@ TEST_F(dmirror, numbers)
 	EXPECT_TRUE(is_intact(self));
 }
 
+/* What found no memory on the device is shown only if the device reaches it where it is. */
+TEST_F(dmirror, no_device_memory)
+{
+	ASSERT_EQ(0, fail_alloc(self->fd));
+	EXPECT_EQ(-ENOENT, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, page_of(self, 0)));
+	EXPECT_EQ(0, on_device(self->fd, self->p, PAGES));
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, page_of(self, 0)));
+	EXPECT_EQ(1, on_device(self->fd, self->p, PAGES));
+
+	ASSERT_EQ(0, command(self->fd, HMM_DMIRROR_READ, page_of(self, 2)));
+	ASSERT_EQ(0, fail_alloc(self->fd));
+	memset(self->data, 0, PAGE);
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, page_of(self, 2)));
+	EXPECT_EQ(0, memcmp(self->data, self->p + 2 * PAGE, PAGE));
+	ASSERT_EQ(0, fail_alloc(self->fd));
+	EXPECT_EQ(-ENOENT, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, page_of(self, 3)));
+	EXPECT_EQ(1, on_device(self->fd, self->p, PAGES));
+	EXPECT_TRUE(is_intact(self));
+}
+
+/* The device reaches what was asked for, and nothing around it. */
+TEST_F(dmirror, neighbours)
+{
+	for (int page = 3; page < 6; page++) {
+		struct hmm_dmirror_cmd cmd = page_of(self, page);
+
+		ASSERT_EQ(0, tern_ioctl(self->fd, HMM_DMIRROR_READ, &cmd));
+		EXPECT_EQ(1, cmd.faults);
+		EXPECT_EQ(1, cmd.cpages);
+		ASSERT_EQ(0, tern_ioctl(self->fd, HMM_DMIRROR_READ, &cmd));
+		EXPECT_EQ(0, cmd.faults);
+	}
+}
+
+/* Memory of a file does not migrate. */
+TEST_F(dmirror, shared_memory)
+{
+	char *shared = tern_shared(BYTES, NULL);
+	struct hmm_dmirror_cmd cmd = all_of(self);
+
+	ASSERT_NE(NULL, shared);
+	ASSERT_NE(NULL, tern_keep(&self->t, shared, BYTES));
+	tern_write_pattern((unsigned long *)shared, BYTES);
+	cmd.addr = (uintptr_t)shared;
+	EXPECT_EQ(-ENOENT, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, cmd));
+	ASSERT_EQ(0, command(self->fd, HMM_DMIRROR_READ, cmd));
+	memset(self->data, 0, BYTES);
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, cmd));
+	EXPECT_EQ(-1, tern_check_pattern((unsigned long *)self->data, BYTES, 0));
+	EXPECT_EQ(0, on_device(self->fd, shared, PAGES));
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_SYS, cmd));
+}
+
 /* Maps @bytes of @fd, at an address for a huge page. */
 static char *map_private(struct tern *t, int fd, size_t bytes)
 {
@@ -291,6 +362,11 @@ TEST_F(dmirror, private_file)
 	ASSERT_NE(NULL, p);
 	memset(file, 1, BYTES);
 	cmd.addr = (uintptr_t)p;
+	/* None is there, and then none is a copy. */
+	EXPECT_EQ(-ENOENT, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, cmd));
+	ASSERT_EQ(1, p[BYTES - 1]);
+	EXPECT_EQ(-ENOENT, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, cmd));
+
 	/* Every other page. */
 	for (int page = 0; page < PAGES; page += 2)
 		memcpy(p + page * PAGE, self->p + page * PAGE, PAGE);
@@ -363,6 +439,8 @@ TEST_F(dmirror, huge_page_of_a_file)
 	/* With a copy in the area. */
 	p[HUGE_PAGE] = 1;
 	ASSERT_EQ(HUGE_PAGE >> 10, tern_smaps(p, "ShmemPmdMapped"));
+	EXPECT_EQ(-ENOENT, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, cmd));
+	EXPECT_EQ(HUGE_PAGE >> 10, tern_smaps(p, "ShmemPmdMapped"));
 	ASSERT_EQ(0, command(self->fd, HMM_DMIRROR_READ, cmd));
 	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, cmd));
 	EXPECT_EQ(HUGE_PAGE >> 10, tern_smaps(p, "ShmemPmdMapped"));
@@ -378,6 +456,50 @@ TEST_F(dmirror, huge_page_of_a_file)
 	ASSERT_EQ(0, p[PAGE]);
 	EXPECT_EQ(HUGE_PAGE >> 10, tern_smaps(p, "ShmemPmdMapped"));
 	close(fd);
+}
+
+/* A page that somebody holds stays, and the others move. */
+TEST_F(dmirror, held_page)
+{
+	struct iovec held = { self->p + 3 * PAGE, PAGE };
+	int ends[2];
+
+	ASSERT_EQ(0, pipe(ends));
+	ASSERT_EQ(PAGE, vmsplice(ends[1], &held, 1, 0));
+	EXPECT_EQ(-ENOENT, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, all_of(self)));
+	EXPECT_EQ(PAGES - 1, on_device(self->fd, self->p, PAGES));
+	EXPECT_EQ(0, on_device(self->fd, held.iov_base, 1));
+	close(ends[0]);
+	close(ends[1]);
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, all_of(self)));
+	EXPECT_EQ(PAGES, on_device(self->fd, self->p, PAGES));
+	EXPECT_TRUE(is_intact(self));
+}
+
+/* Areas of which nothing can ever migrate. */
+TEST_F(dmirror, areas)
+{
+	const char *path = "/proc/sys/vm/nr_hugepages";
+	const int has_huge = !tern_put(path, "1") && tern_number(path) == 1;
+	void *const p[] = {
+		mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, self->fd, 0),
+		mmap(NULL, HUGE_PAGE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0),
+	};
+
+	EXPECT_TRUE(has_huge);
+	for (int i = 0; i < ARRAY_SIZE(p); i++) {
+		struct hmm_dmirror_cmd cmd = all_of(self);
+
+		ASSERT_NE(MAP_FAILED, p[i]);
+		ASSERT_NE(NULL, tern_keep(&self->t, p[i], i ? HUGE_PAGE : BYTES));
+		memset(p[i], 1, BYTES);
+		cmd.addr = (uintptr_t)p[i];
+		EXPECT_EQ(-EINVAL, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, cmd));
+		EXPECT_EQ(-EINVAL, command(self->fd, HMM_DMIRROR_MIGRATE_TO_SYS, cmd));
+		EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_READ, cmd));
+	}
+	tern_put(path, "0");
 }
 
 /* A file that has outlived the process whose memory it mirrors. */
