@@ -402,11 +402,10 @@ fn is_waited_for(fault: &VmFault, first: usize, nr_pages: usize) -> bool {
     (first..first + nr_pages * PAGE_SIZE).contains(&fault.address())
 }
 
-/// Brings back what `block` wants and is in device memory, a large folio whole. Returns the number
-/// of pages.
+/// Brings back what `block` wants and is in device memory, a large folio whole if all of it is in
+/// `range`. Returns the number of pages.
 ///
-/// `range` lies in `vma` and is what [`to_move`] gives for `block`, so that no folio is split that
-/// lies in the area. May sleep.
+/// `range` lies in `vma` and is what [`to_move`] gives for `block`. May sleep.
 ///
 /// [`to_move`]: crate::svm::fault::to_move
 ///

@@ -57,7 +57,7 @@ impl TryFrom<u32> for Location {
 pub(crate) enum Extent {
     /// The rest of large folios, and the neighbours of pages that are not there, as for a fault.
     Around,
-    /// Nothing, to the device: large folios are split. To the system they always come whole.
+    /// Nothing: large folios are split.
     Exact,
 }
 
@@ -128,7 +128,7 @@ impl Mover {
         extent: Extent,
     ) -> Result<(usize, usize)> {
         match self {
-            Self::ToSystem(buf) => to_system(vm, mm, range, buf),
+            Self::ToSystem(buf) => to_system(vm, mm, range, limits, buf),
             Self::ToDevice(service) => to_device(vm, mm, range, limits, extent, service),
         }
     }
@@ -139,6 +139,7 @@ fn to_system(
     vm: &Vm,
     mm: &MmWithUser,
     range: &Range<usize>,
+    limits: &Range<usize>,
     buf: &mut migrate::Buffer,
 ) -> Result<(usize, usize)> {
     let mmap = mm.mmap_read_lock();
@@ -153,7 +154,7 @@ fn to_system(
     let area = block.start.max(vma.start())..block.range().end.min(vma.end());
     block.want_all(&(range.start..end), hw::ACCESS_READ);
 
-    let Some(range) = to_move(&mut block, &mmap, vma, &area, vm.moves_large, &Space::RANGE) else {
+    let Some(range) = to_move(&mut block, &mmap, vma, &area, vm.moves_large, limits) else {
         return Ok((end, 0));
     };
     let moved = back_to_system(vm, &mmap, vma, range, &block, buf);

@@ -502,6 +502,37 @@ TEST_F(dmirror, areas)
 	tern_put(path, "0");
 }
 
+/* A huge page on the device, and room for its data. */
+static char *huge_on_device(struct _test_data_dmirror *self, char **data)
+{
+	char *p = (char *)tern_filled(&self->t, HUGE_PAGE, MADV_HUGEPAGE);
+
+	*data = tern_map(&self->t, HUGE_PAGE, MADV_NORMAL);
+	if (!p || !*data || tern_anon_huge(p) != HUGE_PAGE >> 10)
+		return NULL;
+	return command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, (struct hmm_dmirror_cmd){
+		.addr = (uintptr_t)p,
+		.ptr = (uintptr_t)*data,
+		.npages = HUGE_PAGE / PAGE,
+	}) ? NULL : p;
+}
+
+/* Of a huge page comes back what is asked for. */
+TEST_F(dmirror, part_of_a_huge_page)
+{
+	char *data, *p = huge_on_device(self, &data);
+	struct hmm_dmirror_cmd cmd = { .addr = (uintptr_t)p + 100 * PAGE, .npages = PAGES };
+
+	ASSERT_NE(NULL, p);
+	EXPECT_EQ(-1, tern_check_pattern((unsigned long *)data, HUGE_PAGE, 0));
+	ASSERT_EQ(HUGE_PAGE / PAGE, on_device(self->fd, p, HUGE_PAGE / PAGE));
+	EXPECT_EQ(0, tern_ioctl(self->fd, HMM_DMIRROR_MIGRATE_TO_SYS, &cmd));
+	EXPECT_EQ(PAGES, cmd.cpages);
+	EXPECT_EQ(HUGE_PAGE / PAGE - PAGES, on_device(self->fd, p, HUGE_PAGE / PAGE));
+	EXPECT_EQ(0, on_device(self->fd, p + 100 * PAGE, PAGES));
+	EXPECT_EQ(-1, tern_check_pattern((unsigned long *)p, HUGE_PAGE, 0));
+}
+
 /* A file that has outlived the process whose memory it mirrors. */
 TEST_F(dmirror, owner_is_gone)
 {
