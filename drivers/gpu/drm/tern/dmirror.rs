@@ -85,10 +85,8 @@ use crate::{
         block::timeout,
         fault::Policy,
         migrate::evict_once,
-        prefetch::{
-            Extent,
-            Location, //
-        },
+        prefetch::Location,
+        Extent,
         Space,
         Vm, //
     },
@@ -434,10 +432,13 @@ impl Mirror {
         let gpu: Arc<Gpu> = Arc::clone(drm);
         let window = Window::new(dev)?;
         let addr = window.dma_address(dev)?;
-        // As `lib/test_hmm.c` does.
-        let moves_large = false;
         let mirror = KBox::new_uninit(GFP_KERNEL)?;
-        let vm = gpu.create_space(dev, drm.into(), current!().mm().ok_or(EINVAL)?, moves_large)?;
+        let vm = gpu.create_space(
+            dev,
+            drm.into(),
+            current!().mm().ok_or(EINVAL)?,
+            Extent::Exact,
+        )?;
 
         // Cannot fail. From here on the drop ends the address space, before the window goes.
         let mirror: Pin<KBox<Self>> = mirror.write_pin_init(try_pin_init!(Self {
@@ -539,7 +540,7 @@ impl Mirror {
 
         check_areas(mm, &range)?;
         self.vm
-            .prefetch(mm, &mut range, location, Extent::Exact)
+            .prefetch(mm, &mut range, location)
             // It was there a moment ago.
             .map_err(|e| if e == EFAULT { EINVAL } else { e })
     }

@@ -51,11 +51,8 @@ use crate::{
         Stats, //
     },
     svm::{
-        migrate::moves_large,
-        prefetch::{
-            Extent,
-            Location, //
-        },
+        prefetch::Location,
+        Extent,
         Space,
         Vm, //
     },
@@ -233,7 +230,7 @@ impl File {
             bound(dev),
             normal(dev).into(),
             current!().mm().ok_or(EINVAL)?,
-            moves_large(),
+            Extent::Around,
         )?;
         args.handle = objects.vms.add(vm)?;
         Ok(0)
@@ -422,7 +419,7 @@ impl File {
         vm.check_owner()?;
         let task = current!();
         let mm = task.mm().ok_or(EPERM)?;
-        let result = vm.prefetch(mm, &mut range, location, Extent::Around);
+        let result = vm.prefetch(mm, &mut range, location);
 
         // Even where it failed: that is where the caller may go on.
         args.address = range.start as u64;

@@ -46,6 +46,7 @@ use crate::{
     svm::{
         fault::FaultRing,
         migrate,
+        Extent,
         Vm, //
     },
 };
@@ -350,20 +351,20 @@ impl Gpu {
         self.regs.write32(hw::REG_CONTROL, hw::CONTROL_ENABLE)
     }
 
-    /// Makes an address space over `mm`, of which large folios that are mapped by PTEs move whole
-    /// if `moves_large`; `ENOSPC` when the device has none left. May sleep.
+    /// Makes an address space over `mm`, with which `extent` moves along; `ENOSPC` when the device
+    /// has none left. May sleep.
     pub(crate) fn create_space(
         &self,
         dev: &Device<Bound>,
         drm: ARef<TernDevice>,
         mm: &MmWithUser,
-        moves_large: bool,
+        extent: Extent,
     ) -> Result<Arc<Vm>> {
         // To make one waits for the process's mmap lock.
         let reserved = Reserved::new(&self.spaces.slots)?;
         let slot = reserved.number;
         let (memory, control) = (self.memory.clone(), self.control.clone());
-        let vm = Vm::new(dev, drm, memory, control, slot as u32, mm, moves_large)?;
+        let vm = Vm::new(dev, drm, memory, control, slot as u32, mm, extent)?;
         let entry = hw::AddressSpace {
             root: vm.root_entry(),
             ..Default::default()

@@ -137,14 +137,39 @@ impl IntervalNotifierOps for Space {
     fn finish(&self, _pending: ()) {}
 }
 
+/// What moves along with memory that is wanted on the other side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// The rest of large folios, the neighbours of single pages, and what the CPU is about to read.
+    Around,
+    /// Nothing: large folios are split. Only a huge page that the CPU touches comes back whole.
+    Exact,
+}
+
 /// What a folio of device memory keeps of the address space that moved it there, and nothing else,
 /// since folios may outlive the process.
-#[derive(Default)]
 pub(crate) struct Origin {
     /// Counters.
     pub(crate) stats: Stats,
+    /// What moves along with its memory.
+    extent: Extent,
     /// In what order the CPU reads the folios.
     streams: Streams,
+}
+
+impl Origin {
+    fn new(extent: Extent) -> Self {
+        Self {
+            stats: Stats::default(),
+            extent,
+            streams: Streams::default(),
+        }
+    }
+
+    /// Whether large folios that are mapped by PTEs move whole.
+    fn moves_large(&self) -> bool {
+        self.extent == Extent::Around && migrate::moves_large()
+    }
 }
 
 /// An address space over the memory of a process.
@@ -156,8 +181,6 @@ pub(crate) struct Vm {
     /// The process that made it.
     pub(crate) owner: Pid,
     memory: Arc<DeviceMemory>,
-    /// Its large folios that are mapped by PTEs move whole.
-    moves_large: bool,
     /// What its folios on the device keep of it.
     pub(crate) origin: Arc<Origin>,
     /// Its faults.
@@ -184,8 +207,8 @@ impl WorkItem for Vm {
 }
 
 impl Vm {
-    /// Makes an address space over the memory of `process`. May sleep; the mmap lock must not be
-    /// held.
+    /// Makes an address space over the memory of `process`, with which `extent` moves along. May
+    /// sleep; the mmap lock must not be held.
     pub(crate) fn new(
         dev: &Device<Bound>,
         drm: ARef<TernDevice>,
@@ -193,10 +216,10 @@ impl Vm {
         control: Arc<Control>,
         asid: u32,
         process: &MmWithUser,
-        moves_large: bool,
+        extent: Extent,
     ) -> Result<Arc<Self>> {
         let table = PageTable::new(dev)?;
-        let origin = Arc::new(Origin::default(), GFP_KERNEL)?;
+        let origin = Arc::new(Origin::new(extent), GFP_KERNEL)?;
         let monitor = memory.monitor.clone();
         let owner = memory.owner();
         let space = try_pin_init!(Space {
@@ -213,7 +236,6 @@ impl Vm {
                 mm: ARef::from(&**process),
                 owner: current!().tgid(),
                 memory,
-                moves_large,
                 origin,
                 faults <- Faults::new(),
                 serve <- new_work!("tern::Vm::serve"),

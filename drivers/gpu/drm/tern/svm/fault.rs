@@ -513,7 +513,7 @@ impl Service {
         let mut moved = 0;
         let mmap = mm.mmap_read_lock();
 
-        let mut areas = moving_areas(&mut self.blocks, &mmap, vm.moves_large, limits);
+        let mut areas = moving_areas(&mut self.blocks, &mmap, vm.origin.moves_large(), limits);
 
         loop {
             let mut moving: [Option<ToDevice<'_>>; IN_FLIGHT] = Default::default();

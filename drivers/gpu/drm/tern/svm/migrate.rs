@@ -78,6 +78,7 @@ use crate::{
     },
     svm::{
         block::Block,
+        Extent,
         Origin,
         Vm, //
     },
@@ -220,7 +221,7 @@ impl<'a> ToDevice<'a> {
             return Ok(None);
         }
 
-        let select = Select::SYSTEM | whole(vm.moves_large);
+        let select = Select::SYSTEM | whole(vm.origin.moves_large());
         let mut collected = Setup::new(mmap, vma, range.clone(), select)
             .owner(memory.owner())
             .collect(buf)?;
@@ -301,7 +302,7 @@ fn set_device(
 
     if !entry.is_hole() {
         let get = |_, order| alloc(order).ok_or(AllocError);
-        return set_largest(entry, vm.moves_large, get).is_ok();
+        return set_largest(entry, vm.origin.moves_large(), get).is_ok();
     }
     // Most holes of a block are single pages that nobody wants.
     if !(index..index + entry.nr_pages()).any(&is_wanted) {
@@ -322,7 +323,7 @@ fn set_device(
 /// The orders of folios, as bits, to fill a hole of `order` with.
 fn hole_orders(vm: &Vm, vma: &VmaRef, order: u32) -> u32 {
     (1..=order)
-        .filter(|&order| vm.moves_large || order == PMD_ORDER)
+        .filter(|&order| vm.origin.moves_large() || order == PMD_ORDER)
         .filter(|&order| vma.allows_order(order))
         .fold(1, |orders, order| orders | 1 << order)
 }
@@ -354,14 +355,13 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
     let stats = &origin.stats;
     let start = Instant::<Monotonic>::now();
     let epoch = memory.copies.epoch();
-    let range = origin.streams.follow(fault_range(fault));
-    let range = range.start..range.end.min(vma.end());
+    let range = fault_range(fault, &origin);
     let mut buf =
         migrate::Buffer::new(range.len() / PAGE_SIZE, GFP_KERNEL).map_err(|_| FaultError::Oom)?;
 
     stats.cpu_faults.add(1);
     let mut collected = Setup::for_fault(fault, range.clone(), memory.owner())
-        .select(Select::DEVICE_PRIVATE | whole(moves_large()))
+        .select(Select::DEVICE_PRIVATE | whole(origin.moves_large()))
         .collect(&mut buf)
         .map_err(to_fault_error)?;
     for mut entry in collected.entries() {
@@ -373,7 +373,7 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
             continue;
         }
         // The rest may stay if there is no memory for it.
-        let is_set = set_largest(&mut entry, moves_large(), get).is_ok();
+        let is_set = set_largest(&mut entry, origin.moves_large(), get).is_ok();
         if !is_set && is_waited_for(fault, first, entry.nr_pages()) {
             return Err(FaultError::Oom);
         }
@@ -424,7 +424,7 @@ pub(crate) fn back_to_system(
     let (memory, stats): (&DeviceMemory, &Stats) = (&vm.memory, &vm.origin.stats);
     let (mut any, mut complete) = (false, Ok(()));
 
-    let select = Select::DEVICE_PRIVATE | whole(vm.moves_large);
+    let select = Select::DEVICE_PRIVATE | whole(vm.origin.moves_large());
     let mut collected = Setup::new(mmap, vma, range.clone(), select)
         .owner(memory.owner())
         .collect(buf)?;
@@ -435,7 +435,7 @@ pub(crate) fn back_to_system(
 
         // The core collects holes, too; they stay holes.
         if !entry.is_hole() && block.wants_any(&(start..end)) {
-            match set_largest(&mut entry, vm.moves_large, get) {
+            match set_largest(&mut entry, vm.origin.moves_large(), get) {
                 Ok(()) => any = true,
                 Err(e) => complete = Err(e),
             }
@@ -471,12 +471,14 @@ fn alloc_system(
         .map(Folio::lock)
 }
 
-/// What to bring back for a CPU fault by itself: the whole folio, or a group of single pages.
-fn fault_range(fault: &VmFault) -> Range<usize> {
+/// What to bring back for a CPU fault: the whole folio, or a group of single pages; and more of it
+/// for a CPU that reads on. Of memory that moves exactly, a huge page or a single one.
+fn fault_range(fault: &VmFault, origin: &Origin) -> Range<usize> {
     let folio = fault.folio();
     let aligned = |pages: usize| fault.address() & !(pages * PAGE_SIZE - 1);
     let (start, pages) = match fault.level() {
         Level::Pmd => (aligned(BLOCK_PAGES), BLOCK_PAGES),
+        Level::Pte if origin.extent == Extent::Exact => (aligned(1), 1),
         Level::Pte if folio.order() > 0 && moves_large() => {
             let before = (fault.pfn() - folio.pfn()) * PAGE_SIZE;
 
@@ -487,7 +489,13 @@ fn fault_range(fault: &VmFault) -> Range<usize> {
     };
     let end = start + pages * PAGE_SIZE;
 
-    start.max(fault.vma().start())..end.min(fault.vma().end())
+    let range = start.max(fault.vma().start())..end.min(fault.vma().end());
+    let range = match origin.extent {
+        Extent::Around => origin.streams.follow(range),
+        Extent::Exact => range,
+    };
+
+    range.start..range.end.min(fault.vma().end())
 }
 
 /// Brings back what is in device memory now, whoever maps it. What cannot be had for the moment

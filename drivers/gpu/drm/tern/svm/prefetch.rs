@@ -27,6 +27,7 @@ use crate::{
             MOST_PAGES, //
         },
         migrate::back_to_system,
+        Extent,
         Space,
         Vm, //
     },
@@ -52,15 +53,6 @@ impl TryFrom<u32> for Location {
     }
 }
 
-/// What of the memory around a range may move with it.
-#[derive(Clone, Copy)]
-pub(crate) enum Extent {
-    /// The rest of large folios, and the neighbours of pages that are not there, as for a fault.
-    Around,
-    /// Nothing: large folios are split.
-    Exact,
-}
-
 impl Vm {
     /// Moves what of `range`, which is one of whole pages, can move to `location`; returns the
     /// number of pages. In the end `range` is what is left to be done: nothing, unless it fails.
@@ -72,9 +64,8 @@ impl Vm {
         mm: &MmWithUser,
         range: &mut Range<usize>,
         location: Location,
-        extent: Extent,
     ) -> Result<usize> {
-        let limits = match extent {
+        let limits = match self.origin.extent {
             Extent::Around => Space::RANGE,
             Extent::Exact => range.clone(),
         };
@@ -85,7 +76,7 @@ impl Vm {
             return Err(EIO);
         }
         loop {
-            let (end, pages) = mover.step(self, mm, range, &limits, extent)?;
+            let (end, pages) = mover.step(self, mm, range, &limits)?;
 
             moved += pages;
             if self.memory.copies.is_lost() {
@@ -125,11 +116,10 @@ impl Mover {
         mm: &MmWithUser,
         range: &Range<usize>,
         limits: &Range<usize>,
-        extent: Extent,
     ) -> Result<(usize, usize)> {
         match self {
             Self::ToSystem(buf) => to_system(vm, mm, range, limits, buf),
-            Self::ToDevice(service) => to_device(vm, mm, range, limits, extent, service),
+            Self::ToDevice(service) => to_device(vm, mm, range, limits, service),
         }
     }
 }
@@ -154,7 +144,14 @@ fn to_system(
     let area = block.start.max(vma.start())..block.range().end.min(vma.end());
     block.want_all(&(range.start..end), hw::ACCESS_READ);
 
-    let Some(range) = to_move(&mut block, &mmap, vma, &area, vm.moves_large, limits) else {
+    let Some(range) = to_move(
+        &mut block,
+        &mmap,
+        vma,
+        &area,
+        vm.origin.moves_large(),
+        limits,
+    ) else {
         return Ok((end, 0));
     };
     let moved = back_to_system(vm, &mmap, vma, range, &block, buf);
@@ -168,7 +165,6 @@ fn to_device(
     mm: &MmWithUser,
     range: &Range<usize>,
     limits: &Range<usize>,
-    extent: Extent,
     service: &mut Service,
 ) -> Result<(usize, usize)> {
     let (is_readable, end) = {
@@ -184,7 +180,7 @@ fn to_device(
     let end = end.min(first + IN_FLIGHT * BLOCK_SIZE);
 
     service.want_all(&(range.start..end), hw::ACCESS_READ)?;
-    if matches!(extent, Extent::Exact) {
+    if vm.origin.extent == Extent::Exact {
         let table = vm.notifier.table.lock();
 
         for block in &mut service.blocks {

@@ -533,6 +533,27 @@ TEST_F(dmirror, part_of_a_huge_page)
 	EXPECT_EQ(-1, tern_check_pattern((unsigned long *)p, HUGE_PAGE, 0));
 }
 
+/* The CPU brings back the page that it touches, and a huge page whole. */
+TEST_F(dmirror, touch)
+{
+	char *data, *p = huge_on_device(self, &data);
+
+	ASSERT_NE(NULL, p);
+	EXPECT_EQ(tern_pattern(300 * WORDS(PAGE)), *(unsigned long *)(p + 300 * PAGE));
+	EXPECT_EQ(0, on_device(self->fd, p, HUGE_PAGE / PAGE));
+	EXPECT_EQ(-1, tern_check_pattern((unsigned long *)p, HUGE_PAGE, 0));
+
+	ASSERT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, all_of(self)));
+	for (int page = 0; page < PAGES; page++) {
+		const unsigned long i = page * WORDS(PAGE);
+
+		EXPECT_EQ(PAGES - page, on_device(self->fd, self->p, PAGES));
+		EXPECT_EQ(tern_pattern(i), ((unsigned long *)self->p)[i]);
+	}
+	EXPECT_EQ(0, on_device(self->fd, self->p, PAGES));
+	EXPECT_TRUE(is_intact(self));
+}
+
 /* A file that has outlived the process whose memory it mirrors. */
 TEST_F(dmirror, owner_is_gone)
 {
