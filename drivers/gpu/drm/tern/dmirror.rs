@@ -122,7 +122,7 @@ const RELEASE: u32 = _IOWR::<Command>(b'H' as u32, 7);
 const FLAGS: u32 = _IOWR::<Command>(b'H' as u32, 8);
 const READ_UNLOCKED: u32 = _IOWR::<Command>(b'H' as u32, 9);
 
-/// For [`FLAGS`]: the next allocation of a migration fails.
+/// For [`FLAGS`]: the next allocation of a migration of this mirror fails.
 const FLAG_FAIL_ALLOC: u64 = 1 << 0;
 
 // What [`SNAPSHOT`] tells of a page.
@@ -617,9 +617,9 @@ impl Mirror {
             CHECK_EXCLUSIVE => Ok(()),
             RELEASE => evict_once(&self.gpu.memory),
             FLAGS => {
-                self.gpu
-                    .memory
-                    .inject_failure(args.npages & FLAG_FAIL_ALLOC != 0);
+                let fail = args.npages & FLAG_FAIL_ALLOC != 0;
+
+                self.vm.origin.inject_failure(fail);
                 Ok(())
             }
             _ => Err(EINVAL),
@@ -631,6 +631,13 @@ impl Mirror {
 impl PinnedDrop for Mirror {
     fn drop(self: Pin<&mut Self>) {
         self.gpu.destroy_space(&self.vm);
+        // Folios may be left that outlive it.
+        self.vm.origin.inject_failure(false);
+        // At unbind all memory is brought back anyway.
+        if let Some(_bound) = enter(&self.drm) {
+            // What cannot be had now stays on the device, as for `RELEASE`.
+            let _ = evict_once(&self.gpu.memory);
+        }
     }
 }
 

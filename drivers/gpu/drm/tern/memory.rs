@@ -8,7 +8,6 @@ use core::sync::atomic::{
 };
 
 use kernel::{
-    alloc::AllocError,
     device::{
         Bound,
         Device, //
@@ -73,8 +72,6 @@ pub(crate) struct Memory {
     pub(crate) vram: Vram,
     /// The device must not be used any more.
     closed: AtomicBool,
-    /// The next folio that a migration wants is not to be had; see [`Memory::inject_failure`].
-    fail_next: AtomicBool,
     leftover: Arc<Leftover>,
 }
 
@@ -187,7 +184,6 @@ impl Memory {
             monitor,
             vram <- vram,
             closed: AtomicBool::new(false),
-            fail_next: AtomicBool::new(false),
             leftover,
         });
 
@@ -200,20 +196,6 @@ impl Memory {
         // driver is unbound, by the eviction at unbind, and for faults of the CPU, which `close()`
         // waits for and then keeps away.
         unsafe { self.dev.as_bound() }
-    }
-
-    /// Lets the next allocation of a migration fail, or not, in whichever direction and of
-    /// whichever size; for tests.
-    pub(crate) fn inject_failure(&self, fail: bool) {
-        self.fail_next.store(fail, Ordering::Relaxed);
-    }
-
-    /// Fails once for each [`Self::inject_failure`].
-    pub(crate) fn fail_injected(&self) -> Result<(), AllocError> {
-        match cfg!(CONFIG_DRM_TERN_DMIRROR) && self.fail_next.swap(false, Ordering::Relaxed) {
-            true => Err(AllocError),
-            false => Ok(()),
-        }
     }
 
     /// Ends all use of the device by faults of the CPU. What is still in device memory is lost to
@@ -259,7 +241,7 @@ pub(crate) fn alloc_folio(
     order: u32,
     origin: &Arc<Origin>,
 ) -> Option<LockedFolio> {
-    memory.fail_injected().ok()?;
+    origin.fail_injected().ok()?;
     let offset = memory.vram.alloc(order as usize)?;
 
     match memory.init_folio(offset, order, origin.clone()) {

@@ -9,9 +9,16 @@ pub(crate) mod migrate;
 pub(crate) mod prefetch;
 mod stream;
 
-use core::ops::Range;
+use core::{
+    ops::Range,
+    sync::atomic::{
+        AtomicBool,
+        Ordering, //
+    },
+};
 
 use kernel::{
+    alloc::AllocError,
     device::{
         Bound,
         Device, //
@@ -155,6 +162,8 @@ pub(crate) struct Origin {
     extent: Extent,
     /// In what order the CPU reads the folios.
     streams: Streams,
+    /// The next folio that a migration wants is not to be had; see [`Origin::inject_failure`].
+    fail_next: AtomicBool,
 }
 
 impl Origin {
@@ -163,6 +172,21 @@ impl Origin {
             stats: Stats::default(),
             extent,
             streams: Streams::default(),
+            fail_next: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets the next allocation of a migration fail, or not, in whichever direction and of
+    /// whichever size; for tests.
+    pub(crate) fn inject_failure(&self, fail: bool) {
+        self.fail_next.store(fail, Ordering::Relaxed);
+    }
+
+    /// Fails once for each [`Self::inject_failure`].
+    pub(crate) fn fail_injected(&self) -> Result<(), AllocError> {
+        match cfg!(CONFIG_DRM_TERN_DMIRROR) && self.fail_next.swap(false, Ordering::Relaxed) {
+            true => Err(AllocError),
+            false => Ok(()),
         }
     }
 

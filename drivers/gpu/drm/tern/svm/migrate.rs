@@ -366,7 +366,7 @@ pub(crate) fn to_system(memory: &DeviceMemory, fault: &VmFault) -> Result<(), Fa
         .map_err(to_fault_error)?;
     for mut entry in collected.entries() {
         let first = range.start + entry.index() * PAGE_SIZE;
-        let get = |page, order| alloc_system(memory, vma, first + page * PAGE_SIZE, order);
+        let get = |page, order| alloc_system(memory, &origin, vma, first + page * PAGE_SIZE, order);
 
         // The core collects holes, too; they stay holes.
         if entry.is_hole() {
@@ -431,7 +431,7 @@ pub(crate) fn back_to_system(
     for mut entry in collected.entries() {
         let start = range.start + entry.index() * PAGE_SIZE;
         let end = start + entry.nr_pages() * PAGE_SIZE;
-        let get = |page, order| alloc_system(memory, vma, start + page * PAGE_SIZE, order);
+        let get = |page, order| alloc_system(memory, &vm.origin, vma, start + page * PAGE_SIZE, order);
 
         // The core collects holes, too; they stay holes.
         if !entry.is_hole() && block.wants_any(&(start..end)) {
@@ -450,10 +450,11 @@ pub(crate) fn back_to_system(
     complete.map(|()| moved)
 }
 
-/// Allocates system memory for `addr` in `vma`, by its memory policy; a large folio only if that
-/// takes no effort.
+/// Allocates system memory for `addr` in `vma`, by its memory policy, for what `origin` has moved; a
+/// large folio only if that takes no effort.
 fn alloc_system(
     memory: &DeviceMemory,
+    origin: &Origin,
     vma: &VmaRef,
     addr: usize,
     order: u32,
@@ -464,7 +465,7 @@ fn alloc_system(
         GFP_HIGHUSER_MOVABLE
     };
 
-    memory
+    origin
         .fail_injected()
         .and_then(|()| Folio::alloc_for_vma(vma, addr, order, flags))
         .inspect_err(|_| memory.monitor.lacks(order))

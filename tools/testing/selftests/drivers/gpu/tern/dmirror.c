@@ -554,6 +554,40 @@ TEST_F(dmirror, touch)
 	EXPECT_TRUE(is_intact(self));
 }
 
+/* With a file goes all device memory; and what it has armed, which is its own. */
+TEST_F(dmirror, close)
+{
+	int other = open_mirror();
+	pid_t pid;
+
+	ASSERT_LE(0, other);
+	ASSERT_EQ(0, command(other, HMM_DMIRROR_MIGRATE_TO_DEV, all_of(self)));
+	ASSERT_EQ(0, fail_alloc(other));
+	EXPECT_EQ(PAGES, on_device(self->fd, self->p, PAGES));
+	close(other);
+	EXPECT_EQ(0, on_device(self->fd, self->p, PAGES));
+
+	other = open_mirror();
+	ASSERT_EQ(0, fail_alloc(other));
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, page_of(self, 0)));
+	EXPECT_EQ(-ENOENT, command(other, HMM_DMIRROR_MIGRATE_TO_DEV, page_of(self, 1)));
+	ASSERT_EQ(0, fail_alloc(other));
+	EXPECT_EQ(-ENOMEM, command(other, HMM_DMIRROR_MIGRATE_TO_SYS, page_of(self, 0)));
+	ASSERT_EQ(0, fail_alloc(other));
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_MIGRATE_TO_SYS, page_of(self, 0)));
+	close(other);
+	EXPECT_TRUE(is_intact(self));
+
+	/* By the end of the process. */
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		other = open_mirror();
+		_exit(other < 0 || command(other, HMM_DMIRROR_MIGRATE_TO_DEV, all_of(self)));
+	}
+	EXPECT_TRUE(tern_child_ok(pid));
+}
+
 /* A file that has outlived the process whose memory it mirrors. */
 TEST_F(dmirror, owner_is_gone)
 {

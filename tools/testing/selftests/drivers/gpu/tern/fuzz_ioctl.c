@@ -619,18 +619,6 @@ static int run(unsigned long seed)
 	return wrong;
 }
 
-/* No allocation of the device is to fail any more because a sequence wanted one to. */
-static void clear_flags(void)
-{
-	struct hmm_dmirror_cmd cmd = { .npages = HMM_DMIRROR_FLAG_FAIL_ALLOC << 1 };
-	int fd = open(MIRROR, O_RDWR | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	ioctl(fd, HMM_DMIRROR_FLAGS, &cmd);
-	close(fd);
-}
-
 /* Whether the device works and all of its memory is free, as for the first process on it. */
 static int works(unsigned long seed)
 {
@@ -639,7 +627,6 @@ static int works(unsigned long seed)
 	struct tern t;
 	int ok;
 
-	clear_flags();
 	/* Files that other processes hold are closed a moment after these. */
 	do {
 		if (tern_begin(&t))
