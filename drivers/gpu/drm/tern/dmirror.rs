@@ -472,6 +472,7 @@ impl Mirror {
             queue: self.gpu.create_queue(dev, self.vm.clone(), 2)?,
         };
         let is_refused = matches!(policy, Policy::Refuse);
+        let locked = matches!(policy, Policy::Map { locked: true, .. });
         let faults = &self.vm.origin.stats.faults;
         let before = faults.get();
 
@@ -486,7 +487,7 @@ impl Mirror {
                     return Err(ENOENT)
                 }
                 uapi::drm_tern_result_status_DRM_TERN_RESULT_FAULT => {
-                    return Err(self.why(mm, outcome.address, transfer.access()))
+                    return Err(self.why(mm, outcome.address, transfer.access(), locked))
                 }
                 _ => return Err(EIO),
             }
@@ -495,31 +496,41 @@ impl Mirror {
     }
 
     /// Why an access faulted, in the core's words.
-    fn why(&self, mm: &MmWithUser, addr: u64, access: Access) -> Error {
+    fn why(&self, mm: &MmWithUser, addr: u64, access: Access, locked: bool) -> Error {
         let ask = || -> Result<(), FaultError> {
             let start = addr as usize & !(PAGE_SIZE - 1);
             let mut buf = hmm::Buffer::new(1, GFP_KERNEL).map_err(Error::from)?;
 
-            RangeFault::new(&self.vm.notifier, start..start + PAGE_SIZE, access)
-                .fault_unlocked(mm, timeout(), &mut buf)
-                .map(|_| ())
+            let fault = RangeFault::new(&self.vm.notifier, start..start + PAGE_SIZE, access);
+            let answer = match locked {
+                true => fault.fault(&mm.mmap_read_lock(), &mut buf),
+                false => fault.fault_unlocked(mm, timeout(), &mut buf),
+            };
+
+            answer.map(|_| ())
         };
 
         // If there is nothing against it any more, there was.
         ask().err().map_or(EFAULT, Error::from)
     }
 
-    /// [`READ`] and [`WRITE`].
+    /// [`READ`], [`WRITE`] and [`READ_UNLOCKED`], which is the one that is not `locked`: it waits
+    /// for memory that a handler in user space has to provide.
     fn access(
         &self,
         dev: &Device<Bound>,
         mm: &MmWithUser,
         args: &mut Command,
         transfer: Transfer,
+        locked: bool,
     ) -> Result {
         let range = args.range()?;
+        let policy = Policy::Map {
+            range: range.clone(),
+            locked,
+        };
 
-        args.faults = self.transfer(dev, mm, &range, transfer, Policy::Map(range.clone()))?;
+        args.faults = self.transfer(dev, mm, &range, transfer, policy)?;
         args.cpages = (range.len() / PAGE_SIZE) as u64;
         Ok(())
     }
@@ -594,11 +605,11 @@ impl Mirror {
         match cmd {
             READ | READ_UNLOCKED => {
                 let reader = Transfer::Read(args.data(1)?.writer());
-                self.access(dev, &mm, args, reader)
+                self.access(dev, &mm, args, reader, cmd == READ)
             }
             WRITE => {
                 let writer = Transfer::Write(args.data(1)?.reader());
-                self.access(dev, &mm, args, writer)
+                self.access(dev, &mm, args, writer, true)
             }
             MIGRATE_TO_DEV => {
                 self.migrate(&mm, args, Location::Device)?;

@@ -161,6 +161,9 @@ pub(crate) struct Block {
     /// Pages that could move but of which it wants nothing. They are not mapped where they are in
     /// system memory: otherwise it would never ask for them, and they would stay there.
     others: PageSet,
+    /// Pages are faulted in under the mmap lock, so that nobody waits for a handler in user space:
+    /// what it has to provide is not there.
+    pub(crate) locked: bool,
 }
 
 impl Block {
@@ -171,6 +174,7 @@ impl Block {
             read: PageSet::default(),
             write: PageSet::default(),
             others: PageSet::default(),
+            locked: false,
         }
     }
 
@@ -588,7 +592,12 @@ impl Installer {
                     _ => fault.owner(vm.memory.owner()),
                 };
 
-                match fault.fault_unlocked(mm, timeout(), &mut self.buf) {
+                let answer = match block.locked {
+                    true => fault.fault(&mm.mmap_read_lock(), &mut self.buf),
+                    false => fault.fault_unlocked(mm, timeout(), &mut self.buf),
+                };
+
+                match answer {
                     Ok(_) | Err(FaultError::Retry) => Ok(true),
                     Err(FaultError::Failed(EFAULT | EPERM | EINVAL)) => Ok(false),
                     Err(e) => Err(Trouble::from(e)),

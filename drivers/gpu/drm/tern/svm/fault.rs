@@ -197,7 +197,12 @@ pub(crate) enum Policy {
     /// Moves what can move to the device, and maps the rest where it is.
     Move,
     /// Maps all of these addresses from the fault on, wherever the memory is, and nothing else.
-    Map(Range<usize>),
+    Map {
+        /// The addresses.
+        range: Range<usize>,
+        /// See [`Block::locked`].
+        locked: bool,
+    },
     /// Ends the dispatch.
     Refuse,
 }
@@ -433,7 +438,7 @@ impl Service {
         let policy = vm.faults.policy.lock().clone();
         let (merged, limits) = match &policy {
             Policy::Move => (merge(&self.faults, &mut self.blocks), &Space::RANGE),
-            Policy::Map(range) => (self.want_rest(range), range),
+            Policy::Map { range, locked } => (self.want_rest(range, *locked), range),
             Policy::Refuse => return vm.cancel_faults(&self.faults),
         };
         if merged.is_err() {
@@ -479,7 +484,7 @@ impl Service {
     }
 
     /// Makes blocks of what of `range` comes after the first fault, to be accessed as by that one.
-    fn want_rest(&mut self, range: &Range<usize>) -> Result {
+    fn want_rest(&mut self, range: &Range<usize>, locked: bool) -> Result {
         let Some(&fault) = self.faults.first() else {
             return Ok(());
         };
@@ -491,7 +496,11 @@ impl Service {
         // No more blocks than a batch of faults can be for.
         let end = range.end.min(start + (BATCH - 1) * BLOCK_SIZE);
 
-        self.want_all(&(start..end), fault.access)
+        self.want_all(&(start..end), fault.access)?;
+        for block in &mut self.blocks {
+            block.locked = locked;
+        }
+        Ok(())
     }
 
     /// Makes blocks of `range`, for an access of kind `ACCESS_*`.

@@ -5,6 +5,8 @@
  * needs; and test_hmm, whose nodes have the same names. Boot with tern.dmirror=1. Needs root.
  */
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
@@ -586,6 +588,61 @@ TEST_F(dmirror, close)
 		_exit(other < 0 || command(other, HMM_DMIRROR_MIGRATE_TO_DEV, all_of(self)));
 	}
 	EXPECT_TRUE(tern_child_ok(pid));
+}
+
+struct handler {
+	int uffd;
+	const char *data;
+};
+
+/* A thread that serves faults of userfaultfd until its file is closed. */
+static void *serve(void *arg)
+{
+	struct handler *handler = arg;
+	struct pollfd ready = { .fd = handler->uffd, .events = POLLIN };
+	struct uffd_msg msg;
+
+	for (int i = 0; i < PAGES; i++) {
+		struct uffdio_copy copy = { .src = (uintptr_t)handler->data, .len = PAGE };
+
+		if (poll(&ready, 1, 20000) != 1 ||
+		    read(handler->uffd, &msg, sizeof(msg)) != sizeof(msg))
+			break;
+		copy.dst = msg.arg.pagefault.address & ~(PAGE - 1);
+		if (ioctl(handler->uffd, UFFDIO_COPY, &copy))
+			break;
+	}
+	return NULL;
+}
+
+/* Memory that a handler in user space has to provide is waited for only by READ_UNLOCKED. */
+TEST_F(dmirror, userfaultfd)
+{
+	const unsigned long fails[] = {
+		HMM_DMIRROR_READ, HMM_DMIRROR_WRITE, HMM_DMIRROR_EXCLUSIVE,
+	};
+	char *p = tern_map(&self->t, BYTES, MADV_NOHUGEPAGE);
+	struct handler handler = {
+		.uffd = tern_userfaultfd(p, BYTES, UFFDIO_REGISTER_MODE_MISSING, 0),
+		.data = self->p,
+	};
+	struct hmm_dmirror_cmd cmd = all_of(self);
+	pthread_t thread;
+
+	ASSERT_NE(NULL, p);
+	if (handler.uffd == -EOPNOTSUPP)
+		SKIP(return, "no userfaultfd");
+	ASSERT_LE(0, handler.uffd);
+	cmd.addr = (uintptr_t)p;
+	for (int i = 0; i < ARRAY_SIZE(fails); i++)
+		EXPECT_EQ(-EFAULT, command(self->fd, fails[i], cmd));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, serve, &handler));
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_READ_UNLOCKED, cmd));
+	for (int i = 0; i < PAGES; i++)
+		EXPECT_EQ(0, memcmp(self->data + i * PAGE, self->p, PAGE));
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_READ, cmd));
+	close(handler.uffd);
 }
 
 /* A file that has outlived the process whose memory it mirrors. */
