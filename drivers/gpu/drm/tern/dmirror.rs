@@ -61,9 +61,7 @@ use kernel::{
     },
     uaccess::{
         UserPtr,
-        UserSlice,
-        UserSliceReader,
-        UserSliceWriter, //
+        UserSlice, //
     },
     uapi,
 };
@@ -149,14 +147,30 @@ impl Command {
         Ok(self.addr as usize..end as usize)
     }
 
-    /// The caller's data, one byte of it for each of `unit` bytes of memory.
-    fn data(&self, unit: usize) -> Result<UserSlice> {
-        let length = self.range()?.len() / unit;
+    /// The caller's data.
+    fn data(&self, length: usize) -> UserSlice {
+        UserSlice::new(UserPtr::from_addr(self.ptr as usize), length)
+    }
 
-        Ok(UserSlice::new(
-            UserPtr::from_addr(self.ptr as usize),
-            length,
-        ))
+    /// Room for what the device reads or writes, which may be more than there is memory for.
+    ///
+    /// The caller's data is there as a whole before it goes on, so that a call that fails changes
+    /// nothing, and data and memory may be the same.
+    fn bounce(&self) -> Result<KVVec<u8>> {
+        let flags = GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN;
+        let length = self.range()?.len();
+        let mut data = KVVec::with_capacity(length, flags)?;
+
+        // SAFETY: It has room for as many bytes, which are zero.
+        unsafe { data.inc_len(length) };
+        Ok(data)
+    }
+
+    /// Tells the caller what the device has read: `data`, of all pages.
+    fn finish_read(&mut self, data: &[u8]) -> Result {
+        self.data(data.len()).writer().write_slice(data)?;
+        self.cpages = (data.len() / PAGE_SIZE) as u64;
+        Ok(())
     }
 }
 
@@ -370,50 +384,6 @@ impl Drop for TemporaryQueue<'_> {
     }
 }
 
-/// What the device does with memory of the process.
-enum Transfer {
-    /// Reads it, to the caller.
-    Read(UserSliceWriter),
-    /// Writes it, from the caller.
-    Write(UserSliceReader),
-}
-
-impl Transfer {
-    fn access(&self) -> Access {
-        match self {
-            Self::Read(_) => Access::Read,
-            Self::Write(_) => Access::Write,
-        }
-    }
-
-    /// Does a part of it, at `addr`.
-    fn step(
-        &mut self,
-        dev: &Device<Bound>,
-        queue: &TemporaryQueue<'_>,
-        window: &mut Window,
-        addr: usize,
-        size: usize,
-    ) -> Result<Outcome> {
-        let data = Window::BASE + Window::DATA;
-
-        match self {
-            Self::Read(user) => {
-                let outcome = queue.run(window.copy(dev, data, addr, size)?)?;
-
-                if outcome.status == uapi::drm_tern_result_status_DRM_TERN_RESULT_OK {
-                    user.write_slice(window.data(dev, size)?)?;
-                }
-                Ok(outcome)
-            }
-            Self::Write(user) => {
-                user.read_slice(window.data(dev, size)?)?;
-                queue.run(window.copy(dev, addr, data, size)?)
-            }
-        }
-    }
-}
-
 /// An open file: an address space of the device over the memory of the process that opened it.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Mirror {
@@ -453,8 +423,8 @@ impl Mirror {
         Ok(mirror)
     }
 
-    /// Lets the device read or write memory; returns the number of its faults. What is done for
-    /// them is `policy`. Sleeps.
+    /// Lets the device read memory to `data`, or write it from there; returns the number of its
+    /// faults. What is done for them is `policy`. Sleeps.
     ///
     /// Fails as the core does for memory that the process does not have, and with `ENOENT` if
     /// faults are refused and the device cannot reach all of it.
@@ -463,7 +433,8 @@ impl Mirror {
         dev: &Device<Bound>,
         mm: &MmWithUser,
         range: &Range<usize>,
-        mut transfer: Transfer,
+        access: Access,
+        data: &mut [u8],
         policy: Policy,
     ) -> Result<u64> {
         let mut window = self.window.lock();
@@ -477,17 +448,29 @@ impl Mirror {
         let before = faults.get();
 
         self.vm.set_policy(policy);
-        for addr in range.clone().step_by(Window::DATA_SIZE) {
-            let size = Window::DATA_SIZE.min(range.end - addr);
-            let outcome = transfer.step(dev, &queue, &mut window, addr, size)?;
+        let addrs = range.clone().step_by(Window::DATA_SIZE);
+        for (addr, data) in addrs.zip(data.chunks_mut(Window::DATA_SIZE)) {
+            let size = data.len();
+            let at = Window::BASE + Window::DATA;
+            let (dst, src) = match access {
+                Access::Write => (addr, at),
+                _ => (at, addr),
+            };
 
+            if access == Access::Write {
+                window.data(dev, size)?.copy_from_slice(data);
+            }
+            let outcome = queue.run(window.copy(dev, dst, src, size)?)?;
             match outcome.status {
-                uapi::drm_tern_result_status_DRM_TERN_RESULT_OK => (),
+                uapi::drm_tern_result_status_DRM_TERN_RESULT_OK if access == Access::Write => (),
+                uapi::drm_tern_result_status_DRM_TERN_RESULT_OK => {
+                    data.copy_from_slice(window.data(dev, size)?)
+                }
                 uapi::drm_tern_result_status_DRM_TERN_RESULT_FAULT if is_refused => {
                     return Err(ENOENT)
                 }
                 uapi::drm_tern_result_status_DRM_TERN_RESULT_FAULT => {
-                    return Err(self.why(mm, outcome.address, transfer.access(), locked))
+                    return Err(self.why(mm, outcome.address, access, locked))
                 }
                 _ => return Err(EIO),
             }
@@ -514,35 +497,48 @@ impl Mirror {
         ask().err().map_or(EFAULT, Error::from)
     }
 
-    /// [`READ`], [`WRITE`] and [`READ_UNLOCKED`], which is the one that is not `locked`: it waits
-    /// for memory that a handler in user space has to provide.
-    fn access(
+    /// [`READ`], and [`READ_UNLOCKED`], which waits for memory that a handler in user space has to
+    /// provide.
+    fn read(
         &self,
         dev: &Device<Bound>,
         mm: &MmWithUser,
         args: &mut Command,
-        transfer: Transfer,
         locked: bool,
     ) -> Result {
         let range = args.range()?;
+        let mut data = args.bounce()?;
         let policy = Policy::Map {
             range: range.clone(),
             locked,
         };
 
-        args.faults = self.transfer(dev, mm, &range, transfer, policy)?;
+        args.faults = self.transfer(dev, mm, &range, Access::Read, &mut data, policy)?;
+        args.finish_read(&data)
+    }
+
+    /// [`WRITE`].
+    fn write(&self, dev: &Device<Bound>, mm: &MmWithUser, args: &mut Command) -> Result {
+        let range = args.range()?;
+        let mut data = args.bounce()?;
+        let policy = Policy::Map {
+            range: range.clone(),
+            locked: true,
+        };
+
+        args.data(data.len()).reader().read_slice(&mut data)?;
+        args.faults = self.transfer(dev, mm, &range, Access::Write, &mut data, policy)?;
         args.cpages = (range.len() / PAGE_SIZE) as u64;
         Ok(())
     }
 
     /// Shows the caller what the device has now.
     fn show(&self, dev: &Device<Bound>, mm: &MmWithUser, args: &mut Command) -> Result {
-        let reader = Transfer::Read(args.data(1)?.writer());
         let range = args.range()?;
+        let mut data = args.bounce()?;
 
-        self.transfer(dev, mm, &range, reader, Policy::Refuse)?;
-        args.cpages = (range.len() / PAGE_SIZE) as u64;
-        Ok(())
+        self.transfer(dev, mm, &range, Access::Read, &mut data, Policy::Refuse)?;
+        args.finish_read(&data)
     }
 
     /// [`MIGRATE_TO_DEV`] and [`MIGRATE_TO_SYS`]; returns the number of pages.
@@ -559,7 +555,7 @@ impl Mirror {
     /// [`SNAPSHOT`].
     fn snapshot(&self, mm: &MmWithUser, args: &mut Command) -> Result {
         let range = args.range()?;
-        let mut user = args.data(PAGE_SIZE)?.writer();
+        let mut user = args.data(range.len() / PAGE_SIZE).writer();
         let mut buf = hmm::Buffer::new(BLOCK_PAGES, GFP_KERNEL)?;
 
         for start in range.clone().step_by(BLOCK_SIZE) {
@@ -603,14 +599,8 @@ impl Mirror {
         let range = args.range()?;
 
         match cmd {
-            READ | READ_UNLOCKED => {
-                let reader = Transfer::Read(args.data(1)?.writer());
-                self.access(dev, &mm, args, reader, cmd == READ)
-            }
-            WRITE => {
-                let writer = Transfer::Write(args.data(1)?.reader());
-                self.access(dev, &mm, args, writer, true)
-            }
+            READ | READ_UNLOCKED => self.read(dev, &mm, args, cmd == READ),
+            WRITE => self.write(dev, &mm, args),
             MIGRATE_TO_DEV => {
                 self.migrate(&mm, args, Location::Device)?;
                 self.show(dev, &mm, args)

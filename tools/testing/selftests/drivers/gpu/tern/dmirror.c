@@ -645,6 +645,49 @@ TEST_F(dmirror, userfaultfd)
 	close(handler.uffd);
 }
 
+/* A call that fails has not read, or written, some of it. */
+TEST_F(dmirror, all_or_nothing)
+{
+	char *p = (char *)tern_filled(&self->t, HUGE_PAGE, MADV_NOHUGEPAGE);
+	char *data = tern_map(&self->t, HUGE_PAGE, MADV_NOHUGEPAGE);
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)p,
+		.ptr = (uintptr_t)data,
+		.npages = HUGE_PAGE / PAGE,
+	};
+	size_t same = 0;
+
+	ASSERT_NE(NULL, p);
+	ASSERT_NE(NULL, data);
+	memset(data, 0, HUGE_PAGE);
+	ASSERT_EQ(0, mprotect(p + HUGE_PAGE - PAGE, PAGE, PROT_NONE));
+	EXPECT_EQ(-EFAULT, command(self->fd, HMM_DMIRROR_READ, cmd));
+	EXPECT_EQ(-EFAULT, command(self->fd, HMM_DMIRROR_READ_UNLOCKED, cmd));
+	while (same < HUGE_PAGE && !data[same])
+		same++;
+	EXPECT_EQ(HUGE_PAGE, same);
+
+	ASSERT_EQ(0, mprotect(p + HUGE_PAGE - PAGE, PAGE, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, mprotect(data + HUGE_PAGE - PAGE, PAGE, PROT_NONE));
+	EXPECT_EQ(-EFAULT, command(self->fd, HMM_DMIRROR_WRITE, cmd));
+	EXPECT_EQ(-1, tern_check_pattern((unsigned long *)p, HUGE_PAGE, 0));
+}
+
+/* Data that goes to, or comes from, the memory itself. */
+TEST_F(dmirror, onto_itself)
+{
+	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
+		struct hmm_dmirror_cmd cmd = all_of(self);
+
+		cmd.ptr = cmd.addr;
+		if (calls[i].request == HMM_DMIRROR_SNAPSHOT)
+			continue;
+		EXPECT_EQ(0, command(self->fd, calls[i].request, cmd))
+			TH_LOG("%s", calls[i].name);
+		EXPECT_EQ(-1, tern_check_pattern((unsigned long *)self->p, BYTES, 0));
+	}
+}
+
 /* A file that has outlived the process whose memory it mirrors. */
 TEST_F(dmirror, owner_is_gone)
 {
