@@ -47,6 +47,7 @@ use kernel::{
     new_mutex,
     page::{
         Page,
+        PAGE_SHIFT,
         PAGE_SIZE, //
     },
     prelude::*,
@@ -136,15 +137,15 @@ const PROT_ERROR: u8 = 0xff;
 const PUD_ORDER: u32 = 2 * PMD_ORDER;
 
 impl Command {
-    /// The addresses that the device accesses.
+    /// The addresses that the device accesses, which may be such as no process has.
     fn range(&self) -> Result<Range<usize>> {
-        let size = self.npages.checked_mul(PAGE_SIZE as u64).ok_or(EINVAL)?;
-        let end = self.addr.checked_add(size).ok_or(EINVAL)?;
+        let start = self.addr as usize;
+        let end = start.wrapping_add((self.npages as usize) << PAGE_SHIFT);
 
-        if size == 0 || self.addr % PAGE_SIZE as u64 != 0 || end > Space::RANGE.end as u64 {
+        if start >= end || start % PAGE_SIZE != 0 {
             return Err(EINVAL);
         }
-        Ok(self.addr as usize..end as usize)
+        Ok(start..end)
     }
 
     /// The caller's data.
@@ -426,17 +427,20 @@ impl Mirror {
     /// Lets the device read memory to `data`, or write it from there; returns the number of its
     /// faults. What is done for them is `policy`. Sleeps.
     ///
-    /// Fails as the core does for memory that the process does not have, and with `ENOENT` if
-    /// faults are refused and the device cannot reach all of it.
+    /// Fails as the core does for memory that the process does not have, or not any more, and with
+    /// `ENOENT` if faults are refused and the device cannot reach all of it.
     fn transfer(
         &self,
         dev: &Device<Bound>,
-        mm: &MmWithUser,
         range: &Range<usize>,
         access: Access,
         data: &mut [u8],
         policy: Policy,
     ) -> Result<u64> {
+        let mm = self.vm.mm().ok_or(EFAULT)?;
+        if range.end > Space::RANGE.end {
+            return Err(EFAULT);
+        }
         let mut window = self.window.lock();
         let queue = TemporaryQueue {
             gpu: &self.gpu,
@@ -470,7 +474,7 @@ impl Mirror {
                     return Err(ENOENT)
                 }
                 uapi::drm_tern_result_status_DRM_TERN_RESULT_FAULT => {
-                    return Err(self.why(mm, outcome.address, access, locked))
+                    return Err(self.why(&mm, outcome.address, access, locked))
                 }
                 _ => return Err(EIO),
             }
@@ -499,13 +503,7 @@ impl Mirror {
 
     /// [`READ`], and [`READ_UNLOCKED`], which waits for memory that a handler in user space has to
     /// provide.
-    fn read(
-        &self,
-        dev: &Device<Bound>,
-        mm: &MmWithUser,
-        args: &mut Command,
-        locked: bool,
-    ) -> Result {
+    fn read(&self, dev: &Device<Bound>, args: &mut Command, locked: bool) -> Result {
         let range = args.range()?;
         let mut data = args.bounce()?;
         let policy = Policy::Map {
@@ -513,12 +511,12 @@ impl Mirror {
             locked,
         };
 
-        args.faults = self.transfer(dev, mm, &range, Access::Read, &mut data, policy)?;
+        args.faults = self.transfer(dev, &range, Access::Read, &mut data, policy)?;
         args.finish_read(&data)
     }
 
     /// [`WRITE`].
-    fn write(&self, dev: &Device<Bound>, mm: &MmWithUser, args: &mut Command) -> Result {
+    fn write(&self, dev: &Device<Bound>, args: &mut Command) -> Result {
         let range = args.range()?;
         let mut data = args.bounce()?;
         let policy = Policy::Map {
@@ -527,33 +525,35 @@ impl Mirror {
         };
 
         args.data(data.len()).reader().read_slice(&mut data)?;
-        args.faults = self.transfer(dev, mm, &range, Access::Write, &mut data, policy)?;
+        args.faults = self.transfer(dev, &range, Access::Write, &mut data, policy)?;
         args.cpages = (range.len() / PAGE_SIZE) as u64;
         Ok(())
     }
 
     /// Shows the caller what the device has now.
-    fn show(&self, dev: &Device<Bound>, mm: &MmWithUser, args: &mut Command) -> Result {
+    fn show(&self, dev: &Device<Bound>, args: &mut Command) -> Result {
         let range = args.range()?;
         let mut data = args.bounce()?;
 
-        self.transfer(dev, mm, &range, Access::Read, &mut data, Policy::Refuse)?;
+        self.transfer(dev, &range, Access::Read, &mut data, Policy::Refuse)?;
         args.finish_read(&data)
     }
 
     /// [`MIGRATE_TO_DEV`] and [`MIGRATE_TO_SYS`]; returns the number of pages.
-    fn migrate(&self, mm: &MmWithUser, args: &Command, location: Location) -> Result<usize> {
+    fn migrate(&self, args: &Command, location: Location) -> Result<usize> {
+        let mm = self.vm.mm().ok_or(EINVAL)?;
         let mut range = args.range()?;
 
-        check_areas(mm, &range)?;
+        check_areas(&mm, &range)?;
         self.vm
-            .prefetch(mm, &mut range, location)
+            .prefetch(&mm, &mut range, location)
             // It was there a moment ago.
             .map_err(|e| if e == EFAULT { EINVAL } else { e })
     }
 
     /// [`SNAPSHOT`].
-    fn snapshot(&self, mm: &MmWithUser, args: &mut Command) -> Result {
+    fn snapshot(&self, args: &mut Command) -> Result {
+        let mm = self.vm.mm().ok_or(EINVAL)?;
         let range = args.range()?;
         let mut user = args.data(range.len() / PAGE_SIZE).writer();
         let mut buf = hmm::Buffer::new(BLOCK_PAGES, GFP_KERNEL)?;
@@ -561,7 +561,7 @@ impl Mirror {
         for start in range.clone().step_by(BLOCK_SIZE) {
             let part = start..range.end.min(start + BLOCK_SIZE);
 
-            user.write_slice(&self.snapshot_block(mm, part, &mut buf)?)?;
+            user.write_slice(&self.snapshot_block(&mm, part, &mut buf)?)?;
         }
         args.cpages = (range.len() / PAGE_SIZE) as u64;
         Ok(())
@@ -574,8 +574,12 @@ impl Mirror {
         range: Range<usize>,
         buf: &mut hmm::Buffer,
     ) -> Result<KVec<u8>> {
-        let mut pages = KVec::from_elem(0, range.len() / PAGE_SIZE, GFP_KERNEL)?;
+        let mut pages = KVec::from_elem(PROT_ERROR, range.len() / PAGE_SIZE, GFP_KERNEL)?;
+        let range = range.start..range.end.min(Space::RANGE.end);
 
+        if range.is_empty() {
+            return Ok(pages);
+        }
         loop {
             let answer = RangeFault::new(&self.vm.notifier, range.clone(), Access::Snapshot)
                 .owner(self.gpu.memory.owner())
@@ -584,7 +588,7 @@ impl Mirror {
                 continue;
             };
 
-            for (i, page) in pages.iter_mut().enumerate() {
+            for (i, page) in pages.iter_mut().take(range.len() / PAGE_SIZE).enumerate() {
                 *page = if stable.is_error(i) { PROT_ERROR } else { 0 };
             }
             for entry in stable.entries() {
@@ -595,24 +599,25 @@ impl Mirror {
     }
 
     fn command(&self, dev: &Device<Bound>, cmd: u32, args: &mut Command) -> Result {
-        let mm = self.vm.mm().ok_or(EINVAL)?;
         let range = args.range()?;
 
         match cmd {
-            READ | READ_UNLOCKED => self.read(dev, &mm, args, cmd == READ),
-            WRITE => self.write(dev, &mm, args),
+            READ | READ_UNLOCKED => self.read(dev, args, cmd == READ),
+            WRITE => self.write(dev, args),
             MIGRATE_TO_DEV => {
-                self.migrate(&mm, args, Location::Device)?;
-                self.show(dev, &mm, args)
+                self.migrate(args, Location::Device)?;
+                self.show(dev, args)
             }
             MIGRATE_TO_SYS => {
-                args.cpages = self.migrate(&mm, args, Location::System)? as u64;
+                args.cpages = self.migrate(args, Location::System)? as u64;
                 Ok(())
             }
-            SNAPSHOT => self.snapshot(&mm, args),
+            SNAPSHOT => self.snapshot(args),
             EXCLUSIVE => {
+                let mm = self.vm.mm().ok_or(EINVAL)?;
+
                 self.vm.make_exclusive(dev, &mm, &range)?;
-                self.show(dev, &mm, args)
+                self.show(dev, args)
             }
             CHECK_EXCLUSIVE if self.vm.has_exclusive(&range) => Err(EPERM),
             CHECK_EXCLUSIVE => Ok(()),

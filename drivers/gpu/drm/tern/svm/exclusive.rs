@@ -25,17 +25,19 @@ use kernel::{
 use crate::{
     mmu::{
         MapError,
-        Reserve, //
+        Reserve,
+        BLOCK_PAGES, //
     },
     svm::{
         block::timeout,
+        Space,
         Vm, //
     },
 };
 
 impl Vm {
     /// Takes the pages of `range`, which is one of whole pages, from the CPU and lets the device
-    /// reach them. They stay where they are in memory. May sleep.
+    /// reach them, one after the other. They stay where they are in memory. May sleep.
     ///
     /// `mm` is the memory of this address space. Errors: those of [`ExclusivePage::new`], `ENOMEM`,
     /// and `ERESTARTSYS` after a signal.
@@ -46,6 +48,8 @@ impl Vm {
         range: &Range<usize>,
     ) -> Result {
         let mut reserve = Reserve::new()?;
+        // Room for all that a block may need: a page is given back only if it may be read.
+        reserve.expect(BLOCK_PAGES);
         let mut buf = hmm::Buffer::new(1, GFP_KERNEL)?;
 
         for addr in range.clone().step_by(PAGE_SIZE) {
@@ -98,6 +102,8 @@ impl Vm {
 
     /// Whether the device has any page of `range` to itself.
     pub(crate) fn has_exclusive(&self, range: &Range<usize>) -> bool {
-        self.notifier.table.lock().has_exclusive(range)
+        let range = range.start..range.end.min(Space::RANGE.end);
+
+        !range.is_empty() && self.notifier.table.lock().has_exclusive(&range)
     }
 }

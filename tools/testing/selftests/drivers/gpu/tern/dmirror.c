@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
@@ -137,22 +138,24 @@ static const struct {
 	unsigned long request;
 	/* Of memory that the process has not, may not read and may not write; 0: does not care. */
 	int no_memory, no_read, no_write;
+	/* Of a process that is gone, and of addresses that no process has. */
+	int gone, beyond;
 	/* Takes the contents of the memory from the caller, or gives them. */
 	int has_data;
 } calls[] = {
-	{ "READ", HMM_DMIRROR_READ, EFAULT, EFAULT, 0, 1 },
-	{ "READ_UNLOCKED", HMM_DMIRROR_READ_UNLOCKED, EFAULT, EFAULT, 0, 1 },
-	{ "WRITE", HMM_DMIRROR_WRITE, EFAULT, EFAULT, EPERM, 1 },
-	{ "MIGRATE_TO_DEV", HMM_DMIRROR_MIGRATE_TO_DEV, EINVAL, EINVAL, 0, 1 },
-	{ "MIGRATE_TO_SYS", HMM_DMIRROR_MIGRATE_TO_SYS, EINVAL, EINVAL, 0, 0 },
-	{ "EXCLUSIVE", HMM_DMIRROR_EXCLUSIVE, EFAULT, EFAULT, EFAULT, 1 },
-	{ "SNAPSHOT", HMM_DMIRROR_SNAPSHOT, 0, 0, 0, 1 },
-	{ "CHECK_EXCLUSIVE", HMM_DMIRROR_CHECK_EXCLUSIVE, 0, 0, 0, 0 },
-	{ "RELEASE", HMM_DMIRROR_RELEASE, 0, 0, 0, 0 },
-	{ "FLAGS", HMM_DMIRROR_FLAGS, 0, 0, 0, 0 },
+	{ "READ", HMM_DMIRROR_READ, EFAULT, EFAULT, 0, EFAULT, EFAULT, 1 },
+	{ "READ_UNLOCKED", HMM_DMIRROR_READ_UNLOCKED, EFAULT, EFAULT, 0, EFAULT, EFAULT, 1 },
+	{ "WRITE", HMM_DMIRROR_WRITE, EFAULT, EFAULT, EPERM, EFAULT, EFAULT, 1 },
+	{ "MIGRATE_TO_DEV", HMM_DMIRROR_MIGRATE_TO_DEV, EINVAL, EINVAL, 0, EINVAL, EINVAL, 1 },
+	{ "MIGRATE_TO_SYS", HMM_DMIRROR_MIGRATE_TO_SYS, EINVAL, EINVAL, 0, EINVAL, EINVAL, 0 },
+	{ "EXCLUSIVE", HMM_DMIRROR_EXCLUSIVE, EFAULT, EFAULT, EFAULT, EINVAL, EFAULT, 1 },
+	{ "SNAPSHOT", HMM_DMIRROR_SNAPSHOT, 0, 0, 0, EINVAL, 0, 1 },
+	{ "CHECK_EXCLUSIVE", HMM_DMIRROR_CHECK_EXCLUSIVE, 0, 0, 0, 0, 0, 0 },
+	{ "RELEASE", HMM_DMIRROR_RELEASE, 0, 0, 0, 0, 0, 0 },
+	{ "FLAGS", HMM_DMIRROR_FLAGS, 0, 0, 0, 0, 0, 0 },
 };
 
-/* No call takes a range that is empty, not of whole pages, wraps or is not the process's. */
+/* No call takes a range that is empty, not of whole pages, or wraps. */
 TEST_F(dmirror, ranges)
 {
 	const struct {
@@ -163,12 +166,8 @@ TEST_F(dmirror, ranges)
 		{ (uintptr_t)self->p + PAGE / 2, 1 },
 		{ (uintptr_t)self->p, 1UL << 52 },
 		{ (uintptr_t)self->p, ~0UL },
-		{ (uintptr_t)self->p, 1UL << 51 },
 		{ -PAGE, 1 },
 		{ -PAGE, 2 },
-		{ KERNEL_ADDRESS, 1 },
-		{ USER_END, 1 },
-		{ USER_END - PAGE, 2 },
 	};
 
 	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
@@ -181,6 +180,39 @@ TEST_F(dmirror, ranges)
 				TH_LOG("%s of range %d", calls[i].name, j);
 		}
 	}
+	EXPECT_TRUE(is_intact(self));
+}
+
+/* Addresses that no process has, and more of them than there is memory for. */
+TEST_F(dmirror, beyond)
+{
+	const struct {
+		__u64 addr, npages;
+	} beyond[] = {
+		{ KERNEL_ADDRESS, 1 },
+		{ USER_END, 1 },
+		{ USER_END - PAGE, 2 },
+	};
+	struct hmm_dmirror_cmd cmd = all_of(self);
+
+	for (int i = 0; i < ARRAY_SIZE(calls); i++) {
+		for (int j = 0; j < ARRAY_SIZE(beyond); j++) {
+			cmd = all_of(self);
+			cmd.addr = beyond[j].addr;
+			cmd.npages = beyond[j].npages;
+			memset(self->data, 0, PAGE);
+			EXPECT_EQ(-calls[i].beyond, command(self->fd, calls[i].request, cmd))
+				TH_LOG("%s of range %d", calls[i].name, j);
+			if (calls[i].request != HMM_DMIRROR_SNAPSHOT)
+				continue;
+			for (int k = 0; k < cmd.npages; k++)
+				EXPECT_EQ(HMM_DMIRROR_PROT_ERROR, (unsigned char)self->data[k]);
+		}
+	}
+	cmd = all_of(self);
+	cmd.npages = 1UL << 51;
+	EXPECT_EQ(-ENOMEM, command(self->fd, HMM_DMIRROR_READ, cmd));
+	EXPECT_EQ(-ENOMEM, command(self->fd, HMM_DMIRROR_WRITE, cmd));
 	EXPECT_TRUE(is_intact(self));
 }
 
@@ -221,6 +253,18 @@ TEST_F(dmirror, protection)
 		EXPECT_EQ(-calls[i].no_write, command(self->fd, calls[i].request, all_of(self)))
 			TH_LOG("%s without PROT_WRITE", calls[i].name);
 	}
+	EXPECT_TRUE(is_intact(self));
+}
+
+/* Memory that may be written and not read can be had exclusively, and only so. */
+TEST_F(dmirror, write_only)
+{
+	ASSERT_EQ(0, mprotect(self->p, BYTES, PROT_WRITE));
+	EXPECT_EQ(-EFAULT, command(self->fd, HMM_DMIRROR_READ, all_of(self)));
+	memset(self->data, 0, BYTES);
+	EXPECT_EQ(0, command(self->fd, HMM_DMIRROR_EXCLUSIVE, all_of(self)));
+	EXPECT_EQ(-1, tern_check_pattern((unsigned long *)self->data, BYTES, 0));
+	ASSERT_EQ(0, mprotect(self->p, BYTES, PROT_READ | PROT_WRITE));
 	EXPECT_TRUE(is_intact(self));
 }
 
@@ -698,6 +742,8 @@ TEST_F(dmirror, owner_is_gone)
 
 	ASSERT_EQ(0, pipe(ends));
 	ASSERT_EQ(0, pipe(ready));
+	/* Whoever closes a file takes the device's memory from all others. */
+	ASSERT_EQ(0, prctl(PR_SET_CHILD_SUBREAPER, 1));
 	owner = fork();
 	ASSERT_LE(0, owner);
 	if (!owner) {
@@ -712,7 +758,7 @@ TEST_F(dmirror, owner_is_gone)
 		close(ends[1]);
 		status = read(ends[0], &c, 1) != 0;
 		for (int i = 0; i < ARRAY_SIZE(calls); i++)
-			status |= command(fd, calls[i].request, cmd) != -EINVAL;
+			status |= (command(fd, calls[i].request, cmd) != -calls[i].gone) << i;
 		_exit(write(ready[1], &status, sizeof(status)) != sizeof(status));
 	}
 	ASSERT_TRUE(tern_child_ok(owner));
@@ -720,6 +766,7 @@ TEST_F(dmirror, owner_is_gone)
 	close(ready[1]);
 	ASSERT_EQ(sizeof(status), read(ready[0], &status, sizeof(status)));
 	EXPECT_EQ(0, status);
+	EXPECT_LT(0, wait(NULL));
 	close(ends[0]);
 	close(ready[0]);
 }
