@@ -242,7 +242,7 @@ impl Node {
 }
 
 /// Memory that the dispatches of a mirror use, at a place of its address space where no process has
-/// any: code, arguments and data.
+/// any: code and arguments.
 ///
 /// The memory is freed when the driver is unbound, if the file is not closed before.
 struct Window {
@@ -252,12 +252,9 @@ struct Window {
 impl Window {
     /// Its address on the device.
     const BASE: usize = Space::RANGE.end;
-    const ARGS: usize = PAGE_SIZE;
-    const DATA: usize = 2 * PAGE_SIZE;
+    const ARGS: usize = PAGE_SIZE / 2;
     /// Bytes of it.
-    const SIZE: usize = BLOCK_SIZE / 2;
-    /// Bytes that are copied by one dispatch.
-    const DATA_SIZE: usize = Self::SIZE - Self::DATA;
+    const SIZE: usize = PAGE_SIZE;
 
     /// Threads of a dispatch: one wave, so that a fault is met by all of them at once.
     const THREADS: usize = 32;
@@ -309,7 +306,8 @@ impl Window {
     ];
 
     fn new(dev: &Device<Bound>) -> Result<Self> {
-        let memory = Coherent::zeroed_slice(dev, Self::SIZE / size_of::<u64>(), GFP_KERNEL)?;
+        let memory =
+            Coherent::zeroed_slice(dev, Self::SIZE / size_of::<u64>(), GFP_KERNEL_ACCOUNT)?;
         let mut window = Self {
             memory: Devres::new(dev, memory)?,
         };
@@ -334,10 +332,6 @@ impl Window {
         Ok(unsafe { core::slice::from_raw_parts_mut(memory, Self::SIZE) })
     }
 
-    fn data<'a>(&'a mut self, dev: &'a Device<Bound>, size: usize) -> Result<&'a mut [u8]> {
-        Ok(&mut self.bytes(dev)?[Self::DATA..Self::DATA + size])
-    }
-
     /// A dispatch that copies `size` bytes, whole pages, within the device's address space.
     fn copy(
         &mut self,
@@ -358,6 +352,69 @@ impl Window {
             watchdog_ms: WATCHDOG_MS,
             ..Default::default()
         })
+    }
+}
+
+/// Memory through which dispatches read and write data, at another such place. It is there as long
+/// as a call takes, in pieces that are not hard to find.
+struct Data<'a> {
+    vm: &'a Vm,
+    pieces: KVec<Coherent<[u64]>>,
+}
+
+impl<'a> Data<'a> {
+    /// Its address on the device.
+    const BASE: usize = Window::BASE + BLOCK_SIZE;
+    /// Bytes of a piece.
+    const PIECE: usize = 8 * PAGE_SIZE;
+    /// The most bytes of it: those that are copied by one dispatch.
+    const MAX: usize = BLOCK_SIZE / 2;
+
+    /// For `size` bytes, up to [`Self::MAX`]. Only one at a time in an address space. May sleep.
+    fn new(dev: &Device<Bound>, vm: &'a Vm, size: usize) -> Result<Self> {
+        let mut data = Self {
+            vm,
+            pieces: KVec::new(),
+        };
+
+        for at in (0..size).step_by(Self::PIECE) {
+            let length = Self::PIECE / size_of::<u64>();
+            let piece = Coherent::zeroed_slice(dev, length, GFP_KERNEL_ACCOUNT)?;
+            let addr = piece.dma_address();
+
+            data.pieces.push(piece, GFP_KERNEL)?;
+            vm.map_own(Self::BASE + at, Self::PIECE / PAGE_SIZE, addr)?;
+        }
+        Ok(data)
+    }
+
+    /// The pieces. No dispatch uses them: the queue is idle whenever a caller comes here.
+    fn pieces(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.pieces.iter_mut().map(|piece| {
+            // SAFETY: The memory has this size and is borrowed mutably, and the device does not
+            // access it at the time.
+            unsafe { core::slice::from_raw_parts_mut(piece.as_mut_ptr().cast(), Self::PIECE) }
+        })
+    }
+
+    /// Copies all of `from` to its start.
+    fn set(&mut self, from: &[u8]) {
+        for (piece, from) in self.pieces().zip(from.chunks(Self::PIECE)) {
+            piece[..from.len()].copy_from_slice(from);
+        }
+    }
+
+    /// Copies its start to all of `to`.
+    fn get(&mut self, to: &mut [u8]) {
+        for (piece, to) in self.pieces().zip(to.chunks_mut(Self::PIECE)) {
+            to.copy_from_slice(&piece[..to.len()]);
+        }
+    }
+}
+
+impl Drop for Data<'_> {
+    fn drop(&mut self) {
+        self.vm.unmap_own(Self::BASE..Self::BASE + Self::MAX);
     }
 }
 
@@ -442,6 +499,8 @@ impl Mirror {
             return Err(EFAULT);
         }
         let mut window = self.window.lock();
+        // Dropped after the queue.
+        let mut exchange = Data::new(dev, &self.vm, data.len().min(Data::MAX))?;
         let queue = TemporaryQueue {
             gpu: &self.gpu,
             queue: self.gpu.create_queue(dev, self.vm.clone(), 2)?,
@@ -452,24 +511,20 @@ impl Mirror {
         let before = faults.get();
 
         self.vm.set_policy(policy);
-        let addrs = range.clone().step_by(Window::DATA_SIZE);
-        for (addr, data) in addrs.zip(data.chunks_mut(Window::DATA_SIZE)) {
-            let size = data.len();
-            let at = Window::BASE + Window::DATA;
+        let addrs = range.clone().step_by(Data::MAX);
+        for (addr, data) in addrs.zip(data.chunks_mut(Data::MAX)) {
             let (dst, src) = match access {
-                Access::Write => (addr, at),
-                _ => (at, addr),
+                Access::Write => (addr, Data::BASE),
+                _ => (Data::BASE, addr),
             };
 
             if access == Access::Write {
-                window.data(dev, size)?.copy_from_slice(data);
+                exchange.set(data);
             }
-            let outcome = queue.run(window.copy(dev, dst, src, size)?)?;
+            let outcome = queue.run(window.copy(dev, dst, src, data.len())?)?;
             match outcome.status {
                 uapi::drm_tern_result_status_DRM_TERN_RESULT_OK if access == Access::Write => (),
-                uapi::drm_tern_result_status_DRM_TERN_RESULT_OK => {
-                    data.copy_from_slice(window.data(dev, size)?)
-                }
+                uapi::drm_tern_result_status_DRM_TERN_RESULT_OK => exchange.get(data),
                 uapi::drm_tern_result_status_DRM_TERN_RESULT_FAULT if is_refused => {
                     return Err(ENOENT)
                 }

@@ -38,6 +38,7 @@ use kernel::{
         MmWithUserAsync, //
     },
     new_mutex, new_work,
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
         aref::ARef,
@@ -65,7 +66,8 @@ use crate::{
     mmu::{
         MapError,
         PageTable,
-        Reserve, //
+        Reserve,
+        BLOCK_PAGES, //
     },
     monitor::Monitor,
     stats::Stats,
@@ -101,17 +103,19 @@ impl Space {
     fn zap(&self, table: &mut PageTable, range: &Range<usize>) -> bool {
         let range = range.start..range.end.min(Self::RANGE.end);
 
-        if range.is_empty() {
-            return false;
-        }
-        let Some(stale) = table.clear(&range) else {
+        !range.is_empty() && self.unmap(table, &range)
+    }
+
+    /// The same for any addresses.
+    fn unmap(&self, table: &mut PageTable, range: &Range<usize>) -> bool {
+        let Some(stale) = table.clear(range) else {
             return false;
         };
         // Where this fails there is no device any more that could use anything.
         let _ = self
             .control
             .invalidate(self.asid, stale.start as u64, stale.end as u64 - 1);
-        table.reap(&range);
+        table.reap(range);
         true
     }
 }
@@ -299,23 +303,29 @@ impl Vm {
     }
 
     /// Lets the device read and write `pages` pages of the driver's own memory at the DMA address
-    /// `addr` as the block at `block`, which is beyond [`Space::RANGE`]. May sleep.
+    /// `addr` from address `start` on, within a block beyond [`Space::RANGE`]. May sleep.
     ///
-    /// The memory must stay until the address space is shut down.
-    pub(crate) fn map_own(&self, block: usize, pages: usize, addr: u64) -> Result {
+    /// The memory must stay until [`Self::unmap_own`], or until the address space is shut down.
+    pub(crate) fn map_own(&self, start: usize, pages: usize, addr: u64) -> Result {
         let dev = self.memory.dev();
         let mut reserve = Reserve::new()?;
+        let first = start / PAGE_SIZE % BLOCK_PAGES;
 
         loop {
             let mut table = self.notifier.table.lock();
 
-            match table.map_own(block, 0..pages, addr, &mut reserve) {
+            match table.map_own(start, first..first + pages, addr, &mut reserve) {
                 Ok(()) => return Ok(()),
                 Err(MapError::Failed(e)) => return Err(e),
                 Err(MapError::Reserve) => drop(table),
             }
             reserve.fill(dev)?;
         }
+    }
+
+    /// Takes the driver's own memory in `range` away from the device. May sleep.
+    pub(crate) fn unmap_own(&self, range: Range<usize>) {
+        self.notifier.unmap(&mut self.notifier.table.lock(), &range);
     }
 
     /// The root of its page table, for the device's table of address spaces.

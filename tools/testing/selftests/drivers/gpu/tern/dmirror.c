@@ -732,6 +732,23 @@ TEST_F(dmirror, onto_itself)
 	}
 }
 
+/* An open file takes little memory. */
+TEST_F(dmirror, many_files)
+{
+	const unsigned long each = 256;
+	unsigned long before = tern_count("/proc/meminfo", "MemFree:"), after;
+	int fds[128];
+
+	for (int i = 0; i < ARRAY_SIZE(fds); i++) {
+		fds[i] = open_mirror();
+		ASSERT_LE(0, fds[i]);
+	}
+	after = tern_count("/proc/meminfo", "MemFree:");
+	EXPECT_LT(before, after + ARRAY_SIZE(fds) * each);
+	for (int i = 0; i < ARRAY_SIZE(fds); i++)
+		close(fds[i]);
+}
+
 /* A file that has outlived the process whose memory it mirrors. */
 TEST_F(dmirror, owner_is_gone)
 {
