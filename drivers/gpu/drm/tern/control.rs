@@ -72,8 +72,7 @@ impl Control {
     /// Errors: `ENODEV` after unbind, `EIO` if the device is lost. Whatever went wrong, it is given
     /// up, so that it accesses no memory any more.
     fn run(&self, packet: hw::ControlPacket) -> Result {
-        self.try_run(packet)
-            .inspect_err(|_| self.regs.give_up(0))
+        self.try_run(packet).inspect_err(|_| self.regs.give_up(0))
     }
 
     /// As [`Self::run`], but where this fails nobody knows what the device still does. A ticket that

@@ -402,10 +402,7 @@ fn options_are_read() {
         "vanish".parse(),
         Ok(Misbehave::Vanish(After::Completions(1000)))
     );
-    assert_eq!(
-        "corrupt-index=9".parse(),
-        Ok(Misbehave::CorruptIndex(9))
-    );
+    assert_eq!("corrupt-index=9".parse(), Ok(Misbehave::CorruptIndex(9)));
     assert!("vanish=0".parse::<Misbehave>().is_err());
     assert!("vanish=x".parse::<Misbehave>().is_err());
 }
