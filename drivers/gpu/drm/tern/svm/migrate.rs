@@ -431,7 +431,8 @@ pub(crate) fn back_to_system(
     for mut entry in collected.entries() {
         let start = range.start + entry.index() * PAGE_SIZE;
         let end = start + entry.nr_pages() * PAGE_SIZE;
-        let get = |page, order| alloc_system(memory, &vm.origin, vma, start + page * PAGE_SIZE, order);
+        let get =
+            |page, order| alloc_system(memory, &vm.origin, vma, start + page * PAGE_SIZE, order);
 
         // The core collects holes, too; they stay holes.
         if !entry.is_hole() && block.wants_any(&(start..end)) {
