@@ -413,10 +413,10 @@ pub fn can_collect(vma: &VmaRef) -> bool {
 
 /// Returns the next addresses in `range`, which lies in `vma`, that may be migrated to a device.
 ///
-/// That is all of an anonymous area, and of a private one of a file what is a copy by now. A page of
-/// the file can be collected too, but is put back, and a large folio is split for it. The memory may
-/// be another one as soon as this returns. `vma` must be one of `mmap`. Takes page-table locks; does
-/// not sleep.
+/// That is all of an anonymous area, and of a private one of a file what is a copy by now. A page
+/// of the file can be collected too, but is put back, and a large folio is split for it. The memory
+/// may be another one as soon as this returns. `vma` must be one of `mmap`. Takes page-table locks;
+/// does not sleep.
 pub fn next_anonymous(
     mmap: &MmapReadGuard<'_>,
     vma: &VmaRef,
@@ -444,8 +444,8 @@ pub fn next_anonymous(
     Some(start..end.unwrap_or(range.end))
 }
 
-/// Returns whether an anonymous page is mapped at `addr`, which is in `vma`, in memory of the system
-/// or of a device. The mmap lock must be held.
+/// Returns whether an anonymous page is mapped at `addr`, which is in `vma`, in memory of the
+/// system or of a device. The mmap lock must be held.
 fn is_anonymous(vma: &VmaRef, addr: usize) -> bool {
     let walk = Opaque::uninit();
 

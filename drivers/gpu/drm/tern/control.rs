@@ -75,8 +75,8 @@ impl Control {
         self.try_run(packet).inspect_err(|_| self.regs.give_up(0))
     }
 
-    /// As [`Self::run`], but where this fails nobody knows what the device still does. A ticket that
-    /// is not given back then keeps its slot, which is of no use any more.
+    /// As [`Self::run`], but where this fails nobody knows what the device still does. A ticket
+    /// that is not given back then keeps its slot, which is of no use any more.
     fn try_run(&self, mut packet: hw::ControlPacket) -> Result {
         let start = Instant::<Monotonic>::now();
         let late = || start.elapsed() > TIMEOUT;
@@ -106,7 +106,8 @@ impl Control {
         ring.submit(&self.regs)
     }
 
-    /// Spins until `ready` gives something; `EIO` when it is `late`, or there is no device any more.
+    /// Spins until `ready` gives something; `EIO` when it is `late`, or there is no device any
+    /// more.
     fn in_time<T>(&self, ready: impl Fn() -> Option<T>, late: impl Fn() -> bool) -> Result<T> {
         /// Turns after which it is asked whether the device is there, which takes long.
         const LOOK: usize = 1 << 16;

@@ -291,9 +291,9 @@ impl CopyEngines {
     /// A batch of one descriptor, such as a whole huge page, is cut in equal parts for all
     /// engines, so that each works on it.
     ///
-    /// Where there are no slots for its fences it is [`Self::wait`] that starts it. Others only give
-    /// slots back there, and they may be waiting for some themselves, while they have a batch that
-    /// was started.
+    /// Where there are no slots for its fences it is [`Self::wait`] that starts it. Others only
+    /// give slots back there, and they may be waiting for some themselves, while they have a batch
+    /// that was started.
     pub(crate) fn start(&self, mut batch: Batch) -> InFlight {
         let split = self.split(&mut batch);
         let mut flight = InFlight {
@@ -423,7 +423,8 @@ impl CopyEngines {
 
         if result.is_ok() && flight.tickets.is_empty() {
             let has_slots = self.take_slots(&mut flight, self.rings.len()) || {
-                // Who has this waits for the device, and for nobody else. All others leave it slots.
+                // Who has this waits for the device, and for nobody else. All others leave it
+                // slots.
                 last_slots = Some(self.last_slots.lock());
                 self.take_slots(&mut flight, 0)
             };

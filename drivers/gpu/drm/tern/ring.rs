@@ -281,8 +281,8 @@ where
 
     /// Puts a packet in the next entry and returns its index.
     ///
-    /// The caller knows that there is room. Where that is from [`Self::room`], nobody else has put a
-    /// packet in since. It is not asked again here, since the device may say otherwise then.
+    /// The caller knows that there is room. Where that is from [`Self::room`], nobody else has put
+    /// a packet in since. It is not asked again here, since the device may say otherwise then.
     ///
     /// The device does not see the packet before [`Self::submit`].
     pub(crate) fn put(&mut self, packet: P) -> u64 {
@@ -343,8 +343,8 @@ where
     ///
     /// The entries are what the device wrote and must not be trusted.
     ///
-    /// Errors: `EIO` if its PUT makes no sense, so that nobody knows what is new, or if it was given
-    /// up; `ENODEV` after unbind.
+    /// Errors: `EIO` if its PUT makes no sense, so that nobody knows what is new, or if it was
+    /// given up; `ENODEV` after unbind.
     pub(crate) fn drain(&mut self, regs: &Regs, max: usize, out: &mut KVec<E>) -> Result<usize> {
         let size = 1u64 << self.log2;
         let new = self.writeback.index().wrapping_sub(self.get);

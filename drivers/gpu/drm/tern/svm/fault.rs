@@ -333,9 +333,9 @@ struct Suspect {
 /// what a thread really met it meets again after the replay. What was forgotten in between counts
 /// as reported for the first time.
 ///
-/// Those with the same upper bits of the hash share [`Self::WAYS`] places. What was reported in this
-/// round or in the last one is not forgotten for another one, which finds no place then. Otherwise
-/// faults that keep coming could make each other be forgotten for ever.
+/// Those with the same upper bits of the hash share [`Self::WAYS`] places. What was reported in
+/// this round or in the last one is not forgotten for another one, which finds no place then.
+/// Otherwise faults that keep coming could make each other be forgotten for ever.
 struct Suspects {
     places: KVec<[Suspect; Self::WAYS]>,
     round: u64,

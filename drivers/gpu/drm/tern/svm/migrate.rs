@@ -451,8 +451,8 @@ pub(crate) fn back_to_system(
     complete.map(|()| moved)
 }
 
-/// Allocates system memory for `addr` in `vma`, by its memory policy, for what `origin` has moved; a
-/// large folio only if that takes no effort.
+/// Allocates system memory for `addr` in `vma`, by its memory policy, for what `origin` has moved;
+/// a large folio only if that takes no effort.
 fn alloc_system(
     memory: &DeviceMemory,
     origin: &Origin,

@@ -3,9 +3,9 @@
  * A device that misbehaves. It answers late, in another order, without interrupts, with fault
  * entries or fences that are wrong, and everything has to be right all the same (fixture "right",
  * "silent" where there are no interrupts at all, and "crowd" where answers take seconds); or it is
- * lost, for a while or for good (fixture "loss", and "quiet" for what happens before that is known).
- * What it does is an option of the virtual GPU, so a run names the fixture (-f) or the variant (-v)
- * that fits. Needs root.
+ * lost, for a while or for good (fixture "loss", and "quiet" for what happens before that is
+ * known). What it does is an option of the virtual GPU, so a run names the fixture (-f) or the
+ * variant (-v) that fits. Needs root.
  */
 #include <linux/sync_file.h>
 #include <poll.h>

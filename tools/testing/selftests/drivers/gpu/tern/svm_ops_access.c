@@ -395,7 +395,7 @@ static long soft_dirty(struct _test_data_ops *o, unsigned long page, unsigned lo
 	return pages;
 }
 
-static int soft_dirty_forget(struct _test_data_ops *o __attribute__((unused)))
+static int soft_dirty_forget(struct _test_data_ops *o __always_unused)
 {
 	return tern_put("/proc/self/clear_refs", "4");
 }
