@@ -160,7 +160,7 @@ impl pci::Driver for TernDriver {
                 registration: unsafe { drm::Registration::new(dev, drm, (), 0)? },
                 // Nobody but tests wants it, so that the device is of use without it.
                 dmirror: Node::register(node).unwrap_or_else(|e| {
-                    dev_warn!(dev, "no node for tests: {:?}\n", e);
+                    dev_err!(dev, "no node for tests: {:?}\n", e);
                     None
                 }),
             }))

@@ -578,6 +578,9 @@ static int work_until_lost(struct tern *t)
 		struct content content;
 		int status;
 
+		/* Anew, so that the device faults in each round, wherever the memory was. */
+		if (madvise(p, HUGE_PAGE, MADV_DONTNEED))
+			return __LINE__;
 		tern_write_pattern(p, SINGLE_BYTES);
 		status = run_limited(t, KERNEL_ADD, p, SINGLE_BYTES, LIMIT_MS);
 		content = look(p, SINGLE_BYTES, 1, status != DRM_TERN_RESULT_OK);
@@ -592,8 +595,6 @@ static int work_until_lost(struct tern *t)
 			return __LINE__;
 		tern_queue_free(t, &t->queue);
 		if (tern_queue_init(t, &t->queue, 0) && !is_lost(t))
-			return __LINE__;
-		if (madvise(p, HUGE_PAGE, MADV_DONTNEED))
 			return __LINE__;
 	}
 	return __LINE__;
