@@ -298,15 +298,14 @@ impl Folio {
     }
 
     /// Returns whether nobody but the caller, who has one reference, has ever got to know the
-    /// folio: it is on no list of the system's memory, and in no mapping, not even a former one.
+    /// folio: it is on no list of the system's memory, and was never mapped by a process.
     #[inline]
     pub fn is_new(&self) -> bool {
         // SAFETY: The pointer is valid since `self` is a reference.
-        let is_listed = || unsafe {
-            bindings::folio_test_lru(self.as_raw())
-                || !bindings::folio_mapping(self.as_raw()).is_null()
-        };
+        let is_listed = || unsafe { bindings::folio_test_lru(self.as_raw()) };
 
+        // Files have references to their folios. Processes and lists have none when they are done,
+        // but a folio stays anonymous, and on its list, until it is freed.
         self.ref_count() == 1 && !self.is_anon() && !is_listed()
     }
 
