@@ -366,11 +366,6 @@ impl<'a, T: IntervalNotifierOps> Stable<'a, T> {
 
         (&mut *self.guard, entries)
     }
-
-    /// Gives up the answer and keeps the lock.
-    pub fn into_guard(self) -> Guard<'a, T::Protected, T::Backend> {
-        self.guard
-    }
 }
 
 /// An iterator over pages that are present.

@@ -31,12 +31,9 @@ use kernel::{
     uapi,
     workqueue::{
         impl_has_delayed_work,
-        impl_has_work,
         new_delayed_work,
-        new_work,
         DelayedWork,
         OwnedQueue,
-        Work,
         WorkItem, //
     },
 };
@@ -126,15 +123,12 @@ struct Dispatch {
 }
 
 /// Has the queue look at its dispatches again when a fence is signalled.
-struct LookAgain {
-    queue: Arc<Queue>,
-    work: Arc<OwnedQueue>,
-}
+struct LookAgain(Arc<Queue>);
 
 impl FenceWaiter for LookAgain {
     fn signaled(&self) {
         // If it is queued already it has not looked yet.
-        let _ = self.work.enqueue::<_, START>(self.queue.clone());
+        let _ = self.0.work.enqueue::<_, START>(self.0.clone());
     }
 }
 
@@ -186,7 +180,7 @@ pub(crate) struct Queue {
     #[pin]
     state: Mutex<State>,
     #[pin]
-    start: Work<Queue, START>,
+    start: DelayedWork<Queue, START>,
     #[pin]
     watch: DelayedWork<Queue, WATCH>,
 }
@@ -196,11 +190,8 @@ const START: u64 = 0;
 /// Identifies the work that watches the time.
 const WATCH: u64 = 1;
 
-impl_has_work! {
-    impl HasWork<Self, 0> for Queue { self.start }
-}
-
 impl_has_delayed_work! {
+    impl HasDelayedWork<Self, 0> for Queue { self.start }
     impl HasDelayedWork<Self, 1> for Queue { self.watch }
 }
 
@@ -283,7 +274,7 @@ impl Queue {
                 vm,
                 timeline: Timeline::new(c"tern", c"queue"),
                 state <- new_mutex!(state, "tern::Queue"),
-                start <- new_work!("tern::Queue::start"),
+                start <- new_delayed_work!("tern::Queue::start"),
                 watch <- new_delayed_work!("tern::Queue::watch"),
             }? Error),
             GFP_KERNEL,
@@ -326,7 +317,6 @@ impl Queue {
     /// Errors: `EAGAIN` if the queue is full, `EIO` if it is stopped, `ENODEV` after unbind.
     pub(crate) fn submit(
         self: &Arc<Self>,
-        work: &Arc<OwnedQueue>,
         packet: hw::DispatchPacket,
         fences: KVec<ARef<Fence>>,
     ) -> Result<(u64, ARef<Fence>)> {
@@ -334,10 +324,7 @@ impl Queue {
         let mut waiter = match fences.is_empty() {
             true => None,
             false => Some(KBox::pin_init(
-                Callback::new(LookAgain {
-                    queue: self.clone(),
-                    work: work.clone(),
-                }),
+                Callback::new(LookAgain(self.clone())),
                 GFP_KERNEL_ACCOUNT,
             )?),
         };
@@ -422,7 +409,9 @@ impl Queue {
     /// Ends the queue, which the device has stopped, for good. May sleep.
     pub(crate) fn stop(&self) {
         self.end(Outcome::STOPPED);
-        // It is idle now, so the work does not queue itself again.
+        // It waits for no fence and is idle now, so neither work is queued again. The last
+        // reference must not be dropped by either: to drop an address space waits for memory.
+        self.start.flush();
         self.watch.flush();
     }
 

@@ -429,7 +429,7 @@ impl TemporaryQueue<'_> {
     ///
     /// Fails with `ERESTARTSYS` after a signal; the queue must be dropped then.
     fn run(&self, packet: hw::DispatchPacket) -> Result<Outcome> {
-        let (seqno, fence) = self.queue.submit(&self.gpu.work, packet, KVec::new())?;
+        let (seqno, fence) = self.queue.submit(packet, KVec::new())?;
 
         fence.wait()?;
         self.queue.outcome(seqno)?.ok_or(EIO)
@@ -529,7 +529,13 @@ impl Mirror {
                     return Err(ENOENT)
                 }
                 uapi::drm_tern_result_status_DRM_TERN_RESULT_FAULT => {
-                    return Err(self.why(&mm, outcome.address, access, locked))
+                    let addr = outcome.address as usize;
+
+                    // The device may say anything.
+                    return Err(match range.contains(&addr) {
+                        true => self.why(&mm, addr, access, locked),
+                        false => EIO,
+                    });
                 }
                 _ => return Err(EIO),
             }
@@ -537,10 +543,10 @@ impl Mirror {
         Ok(faults.get() - before)
     }
 
-    /// Why an access faulted, in the core's words.
-    fn why(&self, mm: &MmWithUser, addr: u64, access: Access, locked: bool) -> Error {
+    /// Why an access to `addr`, which is in the process's memory, faulted, in the core's words.
+    fn why(&self, mm: &MmWithUser, addr: usize, access: Access, locked: bool) -> Error {
         let ask = || -> Result<(), FaultError> {
-            let start = addr as usize & !(PAGE_SIZE - 1);
+            let start = addr & !(PAGE_SIZE - 1);
             let mut buf = hmm::Buffer::new(1, GFP_KERNEL).map_err(Error::from)?;
 
             let fault = RangeFault::new(&self.vm.notifier, start..start + PAGE_SIZE, access);
@@ -614,8 +620,11 @@ impl Mirror {
         let mut buf = hmm::Buffer::new(BLOCK_PAGES, GFP_KERNEL)?;
 
         for start in range.clone().step_by(BLOCK_SIZE) {
-            let part = start..range.end.min(start + BLOCK_SIZE);
+            let part = start..start + BLOCK_SIZE.min(range.end - start);
 
+            if current!().signal_pending() {
+                return Err(ERESTARTSYS);
+            }
             user.write_slice(&self.snapshot_block(&mm, part, &mut buf)?)?;
         }
         args.cpages = (range.len() / PAGE_SIZE) as u64;

@@ -346,7 +346,7 @@ impl File {
             },
             ..Default::default()
         };
-        let (seqno, fence) = queue.submit(&gpu.work, packet, in_fences(file, args)?)?;
+        let (seqno, fence) = queue.submit(packet, in_fences(file, args)?)?;
 
         for out in outs {
             out.replace_fence(Some(&fence));

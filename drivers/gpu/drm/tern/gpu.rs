@@ -110,8 +110,8 @@ impl<T> Slots<T> {
         Ok(Self { slots, next: 0 })
     }
 
-    fn get(&self, i: u32) -> Option<Arc<T>> {
-        self.slots.get(i as usize)?.object().cloned()
+    fn get(&self, i: u32) -> Option<&Arc<T>> {
+        self.slots.get(i as usize)?.object()
     }
 
     fn objects(&self) -> impl Iterator<Item = &Arc<T>> {
@@ -173,9 +173,10 @@ pub(crate) struct Spaces {
 }
 
 impl Spaces {
-    /// The address space with this number, if there is one.
-    pub(crate) fn get(&self, asid: u32) -> Option<Arc<Vm>> {
-        self.slots.lock().get(asid)
+    /// Calls `f`, which must not allocate memory, with the address space of this number, which
+    /// does not go meanwhile. False if there is none.
+    pub(crate) fn with(&self, asid: u32, f: impl FnOnce(&Arc<Vm>)) -> bool {
+        self.slots.lock().get(asid).map(f).is_some()
     }
 }
 
@@ -385,7 +386,16 @@ impl Gpu {
         self.space_table.write(slot, hw::AddressSpace::default());
         vm.shut_down();
         // Dropped after the lock, since the end of a notifier waits for invalidations.
-        let _vm = self.spaces.slots.lock().take(slot);
+        let _vm = {
+            let mut slots = self.spaces.slots.lock();
+            let vm = slots.take(slot);
+
+            // Whoever finds the number free may wait for that.
+            if let Some(vm) = &vm {
+                self.faults.end(vm.clone());
+            }
+            vm
+        };
     }
 
     /// Makes and starts a queue; `ENOSPC` when the device has none left. May sleep.
@@ -453,19 +463,18 @@ impl Gpu {
     /// For unbind: no ioctl runs any more, nor any interrupt thread but that for copies. May sleep.
     pub(crate) fn shut_down(&self, dev: &Device<Bound>) {
         for i in 0..1 << Self::QUEUES_LOG2 {
-            let queue = self.queues.slots.lock().get(i);
+            let queue = self.queues.slots.lock().get(i).cloned();
             if let Some(queue) = queue {
                 self.destroy_queue(&queue);
             }
         }
         for i in 0..1 << Self::SPACES_LOG2 {
-            if let Some(vm) = self.spaces.get(i) {
+            let vm = self.spaces.slots.lock().get(i).cloned();
+            if let Some(vm) = vm {
                 self.destroy_space(&vm);
-                self.faults.flush();
-                vm.forget_faults();
             }
         }
-        // Address spaces that were destroyed before; nobody is left who could queue more.
+        // Also for those that were destroyed before. Nobody is left who could queue more.
         self.faults.flush();
 
         let left = migrate::evict(&self.memory);

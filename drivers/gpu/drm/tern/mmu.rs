@@ -594,7 +594,7 @@ impl PageTable {
     }
 
     /// Lets the device read and write the driver's own memory at the DMA address `addr`, as `pages`
-    /// of the block at `block`, where nothing is mapped. It must outlive this page table.
+    /// of the block at `block`, where nothing is mapped. It must stay until it is unmapped.
     ///
     /// Fails with `ENODEV` after unbind.
     pub(crate) fn map_own(

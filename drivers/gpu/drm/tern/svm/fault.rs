@@ -9,8 +9,15 @@
 
 use core::{
     iter,
-    mem::swap,
-    ops::Range, //
+    mem::{
+        replace,
+        swap, //
+    },
+    ops::Range,
+    sync::atomic::{
+        AtomicBool,
+        Ordering, //
+    },
 };
 
 use kernel::{
@@ -131,6 +138,14 @@ impl FaultRing {
         }
     }
 
+    /// Has `vm`, which is taken from the device, give back what serves its faults, once none is
+    /// being served.
+    pub(crate) fn end(&self, vm: Arc<Vm>) {
+        vm.faults.has_ended.store(true, Ordering::Release);
+        // If it is queued already, it has not looked yet.
+        let _ = self.work.enqueue(vm);
+    }
+
     /// Waits until no fault is being served. May sleep.
     pub(crate) fn flush(&self) {
         self.work.flush();
@@ -165,11 +180,12 @@ impl FaultRing {
         }
         drain.faults.sort_unstable_by_key(|fault| fault.asid);
         for faults in drain.faults.chunk_by(|a, b| a.asid == b.asid) {
-            match self.spaces.get(faults[0].asid) {
-                Some(vm) => vm.post_faults(&self.work, faults),
+            let post = |vm: &Arc<Vm>| vm.clone().post_faults(&self.work, faults);
+
+            if !self.spaces.with(faults[0].asid, post) {
                 // Its queues are stopped, so nobody waits for these. But others may have found
                 // the ring full because of them.
-                None => self.control.replay()?,
+                self.control.replay()?;
             }
         }
         Ok(true)
@@ -181,9 +197,11 @@ impl FaultRing {
 pub(crate) struct Faults {
     #[pin]
     pending: SpinLock<KVec<hw::FaultEntry>>,
-    /// There once the address space has a queue.
+    /// There once the address space has a queue, until it ends.
     #[pin]
     service: Mutex<Option<Service>>,
+    /// See [`FaultRing::end`].
+    has_ended: AtomicBool,
     /// The numbers of its queues, as bits.
     #[pin]
     queues: Mutex<[u64; Gpu::QUEUES / 64]>,
@@ -213,6 +231,7 @@ impl Faults {
         pin_init!(Self {
             pending <- new_spinlock!(KVec::new(), "tern::Faults::pending"),
             service <- new_mutex!(None, "tern::Faults::service"),
+            has_ended: AtomicBool::new(false),
             queues <- new_mutex!([0; Gpu::QUEUES / 64], "tern::Faults::queues"),
             policy <- new_mutex!(Policy::Move, "tern::Faults::policy"),
         })
@@ -257,6 +276,10 @@ impl Vm {
     /// Serves faults until there are none left.
     pub(super) fn serve_faults(&self) {
         let mut service = self.faults.service.lock();
+
+        if self.faults.has_ended.load(Ordering::Acquire) {
+            *service = None;
+        }
         let Some(service) = &mut *service else {
             // Without a queue these are of an address space before this one. As for those of none.
             let _ = self.notifier.control.replay();
@@ -274,11 +297,6 @@ impl Vm {
                 return;
             }
         }
-    }
-
-    /// Gives back what [`Self::prepare_faults`] allocated; at unbind, when no fault is served.
-    pub(crate) fn forget_faults(&self) {
-        *self.faults.service.lock() = None;
     }
 
     /// Notes that queue `id` uses this address space.
@@ -374,14 +392,13 @@ impl Suspects {
         (hash >> (u64::BITS - Self::LOG2)) as usize
     }
 
-    /// Whether `fault` was reported before.
+    /// Whether `fault` was reported in a round before.
     fn confirm(&mut self, fault: &hw::FaultEntry) -> bool {
         let (hash, round) = (Self::hash(fault), self.round);
         let places = &mut self.places[Self::index(hash)];
 
         if let Some(known) = places.iter_mut().find(|s| s.round > 0 && s.hash == hash) {
-            known.round = round;
-            return true;
+            return replace(&mut known.round, round) < round;
         }
         let oldest = places.iter_mut().min_by_key(|s| s.round);
         if let Some(place) = oldest.filter(|s| s.round + 1 < round) {
@@ -704,9 +721,13 @@ mod tests {
             fault(0x1000, hw::ACCESS_WRITE),
         );
 
-        assert!(!suspects.confirm(&read));
+        // By two threads, for example.
+        for _ in 0..2 {
+            assert!(!suspects.confirm(&read));
+        }
         assert!(!suspects.confirm(&write));
         assert!(!suspects.confirm(&fault(u64::MAX, 0)));
+        suspects.begin_round();
         assert!(suspects.confirm(&read));
         assert!(suspects.confirm(&write));
         Ok(())

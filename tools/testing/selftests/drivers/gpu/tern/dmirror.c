@@ -192,6 +192,7 @@ TEST_F(dmirror, beyond)
 		{ KERNEL_ADDRESS, 1 },
 		{ USER_END, 1 },
 		{ USER_END - PAGE, 2 },
+		{ -2 * PAGE, 1 },
 	};
 	struct hmm_dmirror_cmd cmd = all_of(self);
 
