@@ -798,6 +798,7 @@ mod tests {
         // They have found no place yet.
         suspects.begin_round();
         assert!(new().all(|fault| !suspects.confirm(&fault)));
+        suspects.begin_round();
         assert!(new().all(|fault| suspects.confirm(&fault)));
         assert!(old().all(|fault| !suspects.confirm(&fault)));
         Ok(())
