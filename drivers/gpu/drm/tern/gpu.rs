@@ -390,7 +390,7 @@ impl Gpu {
             let mut slots = self.spaces.slots.lock();
             let vm = slots.take(slot);
 
-            // Whoever finds the number free may wait for that.
+            // Before the number is free: unbind waits for what has been queued.
             if let Some(vm) = &vm {
                 self.faults.end(vm.clone());
             }

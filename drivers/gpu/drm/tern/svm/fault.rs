@@ -278,7 +278,9 @@ impl Vm {
         let mut service = self.faults.service.lock();
 
         if self.faults.has_ended.load(Ordering::Acquire) {
+            // Nobody waits for its faults any more.
             *service = None;
+            return;
         }
         let Some(service) = &mut *service else {
             // Without a queue these are of an address space before this one. As for those of none.
