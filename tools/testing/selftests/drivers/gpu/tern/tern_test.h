@@ -738,7 +738,11 @@ static inline int tern_child_ok(pid_t pid)
 {
 	int status;
 
-	return waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status);
+	if (waitpid(pid, &status, 0) != pid)
+		return 0;
+	if (status)
+		fprintf(stderr, "# child: wait status %#x\n", status);
+	return !status;
 }
 
 /* Undoes the mappings that were noted. */

@@ -1014,24 +1014,29 @@ TEST_F(bad, other_clients)
 		    tern_ioctl(t->fd, DRM_IOCTL_TERN_QUEUE_CREATE, &create) != -EPERM ||
 		    tern_ioctl(t->fd, DRM_IOCTL_TERN_SUBMIT, &submit) != -EPERM)
 			_exit(1);
+		/* Kept free, or what is mapped next may be there. */
+		if (mmap(secret, HUGE_PAGE, PROT_NONE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != secret)
+			_exit(2);
 		/* Its own file, whose handles have the same numbers. */
 		if (tern_begin(&own) || own.vm != t->vm || own.queue.handle != t->queue.handle)
-			_exit(2);
+			_exit(3);
 		out = tern_shared(PAGE, NULL);
 		if (!out)
-			_exit(3);
+			_exit(4);
 		load.out = out;
+		munmap(secret, HUGE_PAGE);
 		if (tern_run_threads(&own, KERNEL_LOAD, load, 1) != DRM_TERN_RESULT_FAULT ||
 		    own.queue.result.address != (uintptr_t)secret || *out)
-			_exit(4);
+			_exit(5);
 		/* Memory of its own at the very address. */
 		if (mmap(secret, HUGE_PAGE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != secret)
-			_exit(5);
+			_exit(6);
 		*secret = 42;
 		if (tern_run_threads(&own, KERNEL_LOAD, load, 1) != DRM_TERN_RESULT_OK ||
 		    *out != 42)
-			_exit(6);
+			_exit(7);
 		_exit(0);
 	}
 	EXPECT_TRUE(tern_child_ok(child));
